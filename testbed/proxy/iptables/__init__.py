@@ -1,0 +1,1 @@
+"""iptables mode: Services as chains of NAT rules, applied by `iptables-restore`."""
