@@ -6,6 +6,7 @@
     ├── SysctlRefused            a sysctl kept another value than the one written
     ├── ProcessDied              a proxy, backend, control plane or guest ended early
     ├── WaitTimeout              a condition did not come true in time
+    ├── ApiError                 the Kubernetes API refused a request
     └── UserError                the user can put it right                exit status 2
         ├── SpecError            mistakes in a topology or manifest, all of them at once
         ├── MachineLacks         a tool, module, mode or limit that this machine does not have
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -128,6 +129,23 @@ class WaitTimeout(TestbedError):
         self.what = what
         self.after_s = after_s
         super().__init__(f"waited {after_s:g} s for {what}")
+
+
+class ApiError(TestbedError):
+    """A Kubernetes API answered with a Status that says no.
+
+    `code` is the HTTP status, `reason` the machine-readable word (`NotFound`, `Conflict`, `Invalid`, ...),
+    `details` the Status's details: name, group, kind and causes, as far as they are known.
+    """
+
+    def __init__(
+        self, code: int, reason: str, message: str, details: Mapping[str, object] | None = None
+    ) -> None:
+        self.code = code
+        self.reason = reason
+        self.message = message
+        self.details = dict(details or {})
+        super().__init__(message)
 
 
 def describe_status(status: int) -> str:
