@@ -1,0 +1,38 @@
+# What a new user needs: `make bench` and `make test`. Everything else is called by them.
+
+VENV ?= .venv
+KERNEL ?= auto
+TOPOLOGY ?= topologies/quickstart.yaml
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: bench test lint validate benchmarks tools clean
+
+bench: $(STAMP) tools
+	$(BIN)/testbed run $(TOPOLOGY) --kernel $(KERNEL)
+
+test: lint tools
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Longer than what every change has to wait for.
+validate: $(STAMP) tools
+	$(BIN)/pytest -m "validate or not validate" $(PYTEST_ARGS)
+
+benchmarks: $(STAMP) tools
+	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only -s $(PYTEST_ARGS)
+
+tools:
+	tools/install
+
+$(STAMP): pyproject.toml tools/venv
+	tools/venv $(VENV)
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,38 @@
+"""The `testbed` command: checks what it runs on, then hands over to the proxy or to the verbs.
+
+The proxy is told apart here because it must start quickly and without the lab's libraries.
+"""
+
+import sys
+
+OLDEST_PYTHON = (3, 11)
+
+
+def unsupported(version, platform):  # type: ignore[no-untyped-def]  # must parse on the Pythons it refuses
+    """Say in one line why testbed cannot run here, or return an empty string."""
+    if platform != "linux":
+        return "testbed needs Linux (network namespaces); this is %s: run it in a Linux machine" % platform
+    if tuple(version[:2]) < OLDEST_PYTHON:
+        return "testbed needs Python %d.%d or newer; this is %d.%d: make the virtual environment with a newer one" % (
+            OLDEST_PYTHON + tuple(version[:2])
+        )
+    return ""
+
+
+def main():  # type: ignore[no-untyped-def]
+    """Entry point of the command; returns the exit status."""
+    reason = unsupported(sys.version_info, sys.platform)
+    if reason:
+        sys.stderr.write(reason + "\n")
+        return 2
+    if sys.argv[1:2] == ["proxy"]:
+        from testbed.proxy.main import main as proxy
+
+        return proxy(sys.argv[2:])
+    from testbed.cli import main as cli
+
+    return cli(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,139 @@
+"""The verbs of the command line, in the order of work: doctor, up, run, report (and `proxy`).
+
+Exit statuses: 0 fine, 2 the user can put it right, 3 the work failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.rich_utils import rich_format_error
+
+from testbed.errors import SpecError, TestbedError, UserError
+
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="testbed",
+    help="A laboratory and benchmark harness for the modes of kube-proxy.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+TopologyFile = Annotated[Path, typer.Argument(help="A topology (YAML) or a Kubernetes manifest.")]
+KernelName = Annotated[str, typer.Option("--kernel", help="auto, host or uml (user-mode Linux).")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what this machine can do, kernel by kernel and mode by mode, and how to get the rest."""
+    from testbed.lab.doctor import examine, render
+
+    findings = examine()
+    if as_json:
+        print(json.dumps(findings, indent=2))
+    else:
+        render(findings)
+
+
+@app.command()
+def up(
+    topology: TopologyFile,
+    mode: Annotated[str, typer.Option(help="userspace, iptables or ipvs.")] = "iptables",
+    kernel: KernelName = "auto",
+    command: Annotated[
+        list[str] | None,
+        typer.Option("-c", help="Run `NAME COMMAND...` on a pod or node and leave; may be repeated."),
+    ] = None,
+) -> int:
+    """Build the cluster and give a prompt in it, or run commands with -c.
+
+    Example: testbed up topologies/lab.yaml --mode ipvs -c "client curl -s http://web"
+    """
+    from testbed.lab.shell import interact, run_commands
+    from testbed.lab.cluster import Cluster
+    from testbed.spec import load_topology
+
+    loaded = load_topology(topology)
+    for note in loaded.passed_over:
+        print(note, file=sys.stderr)
+    with Cluster(loaded, mode=mode, kernel=kernel) as lab:
+        print(f"kernel: {lab.kernel_reason}", file=sys.stderr)
+        return run_commands(lab, command) if command else interact(lab)
+
+
+@app.command()
+def run(
+    topology: TopologyFile,
+    kernel: KernelName = "auto",
+    seed: Annotated[int | None, typer.Option(help="Seed of every random order.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Measured rounds of each cell.")] = None,
+    budget: Annotated[str | None, typer.Option(help="Time for measuring, such as 240s or 5m.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
+    isolate: Annotated[bool, typer.Option("--isolate", help="Give every lane a boot of its own.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a topology's sweep, all modes side by side, and print the comparison.
+
+    Example: testbed run topologies/quickstart.yaml --kernel uml --rounds 9
+    """
+    from rich.console import Console
+
+    from testbed.lab.launch import RunOptions, run_sweep
+    from testbed.lab.progress import Quiet, display_for
+    from testbed.spec import load_topology
+
+    changes = {"seed": seed, "rounds": rounds, "budget": budget}
+    sweep = load_topology(topology).with_sweep({key: value for key, value in changes.items() if value is not None})
+    with Quiet() if as_json else display_for(Console(stderr=True)) as display:
+        run_dir = run_sweep(sweep, RunOptions(kernel=kernel, out=out, isolate=isolate), display)
+    show_report(run_dir, as_json)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(help="The directory of a run.")], as_json: AsJson = False
+) -> None:
+    """Compute the tables of a run again from its samples, write them beside it and print them."""
+    show_report(run_dir, as_json)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def proxy() -> None:
+    """Run one node's proxy with kube-proxy's own flags (`testbed proxy --help`)."""
+
+
+def show_report(run_dir: Path, as_json: bool) -> None:
+    """Write table.md, table.csv and table.json into the run's directory, and print the tables."""
+    from testbed.analysis.report import write_tables
+
+    tables = write_tables(run_dir)
+    if as_json:
+        print(tables.json_text())
+    else:
+        tables.print()
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run one verb; every expected error becomes one clear message and its exit status."""
+    try:
+        status: Any = app(list(arguments), standalone_mode=False)
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except TestbedError as error:
+        print(error, file=sys.stderr)
+        return error.exit_status
+    except typer.TyperException as error:
+        rich_format_error(error)
+        return UserError.exit_status
+    return status if isinstance(status, int) else 0

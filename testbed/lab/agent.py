@@ -1,0 +1,142 @@
+"""The end of an interactive lab that lives in the sandbox: builds the cluster and answers requests.
+
+Requests, one JSON object a line, and what each is answered with:
+
+    {"do": "exec", "on": NAME, "argv": [...], "input": BASE64 | null}
+                            {"event": "output", "stream": "stdout" | "stderr", "data": BASE64} ...
+                            {"event": "exit", "status": N}          negative: ended by that signal
+    {"do": "signal", "signal": N}       sent to the program of the running `exec`; no answer
+    {"do": "inventory"}     {"event": "inventory", "nodes": [...], "pods": [...], "services": [...]}
+    {"do": "mode", "mode": MODE}        {"event": "mode", "mode": MODE}
+    {"do": "stop"}                      the job ends with status 0
+
+Before the first request comes {"event": "ready", ...} with the inventory. A request that fails is
+answered with {"event": "error", "message": TEXT, "status": N}, and the lab goes on.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import selectors
+import signal
+import subprocess
+from typing import Any
+
+from testbed.cluster.cluster import LiveCluster, ProxyOptions
+from testbed.cluster.kubelet import Kubelet
+from testbed.errors import TestbedError
+from testbed.kernel.line import Line
+from testbed.spec import Topology
+
+_CHUNK_BYTES = 65536
+
+
+def main(arguments: dict[str, Any], line: Line) -> int:
+    """Job entry: build the cluster in `arguments`, then serve the line until it closes or says stop."""
+    topology = Topology.model_validate(arguments["topology"])
+    options = ProxyOptions.of(topology, mode=arguments["mode"], start="exec")
+    line.send({"event": "stage", "name": "building"})
+    with LiveCluster(topology, options) as cluster, Kubelet(cluster):
+        line.send({"event": "ready", **inventory(cluster)})
+        serve(cluster, line)
+    return 0
+
+
+def serve(cluster: LiveCluster, line: Line) -> None:
+    """Answer requests one by one; a mistake in one of them leaves the lab standing."""
+    while (request := line.receive()) is not None and request["do"] != "stop":
+        try:
+            answer(cluster, line, request)
+        except TestbedError as error:
+            line.send({"event": "error", "message": str(error), "status": error.exit_status})
+
+
+def answer(cluster: LiveCluster, line: Line, request: dict[str, Any]) -> None:
+    """Carry out one request."""
+    match request:
+        case {"do": "exec", "on": name, "argv": argv}:
+            data = base64.b64decode(request.get("input") or "")
+            line.send({"event": "exit", "status": relay(cluster, line, name, argv, data)})
+        case {"do": "inventory"}:
+            line.send({"event": "inventory", **inventory(cluster)})
+        case {"do": "mode", "mode": mode}:
+            cluster.switch_mode(mode)
+            line.send({"event": "mode", "mode": mode})
+        case {"do": "signal"}:
+            pass  # the program it was meant for has just ended
+        case _:
+            line.send({"event": "error", "message": f"no such request: {request}", "status": 2})
+
+
+def inventory(cluster: LiveCluster) -> dict[str, Any]:
+    """Names and addresses of all that a user can speak to."""
+    services = [
+        {
+            "name": item["metadata"]["name"],
+            "namespace": item["metadata"]["namespace"],
+            "type": item["spec"].get("type", "ClusterIP"),
+            "cluster_ip": item["spec"].get("clusterIP", ""),
+            "ports": [f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", [])],
+        }
+        for item in cluster.api.list("services")
+    ]
+    return {
+        "mode": cluster.options.mode,
+        "nodes": [{"name": node.name, "address": node.address} for node in cluster.plan.nodes],
+        "pods": cluster.pod_inventory(),
+        "services": services,
+        "outside": cluster.plan.outside,
+    }
+
+
+def relay(cluster: LiveCluster, line: Line, name: str, argv: list[str], data: bytes) -> int:
+    """Run `argv` on a node or pod and pass its output on as it comes; return its status.
+
+    A line that closes meanwhile ends the program, since nobody is left to read what it says.
+    """
+    with cluster.popen(name, argv) as program, selectors.DefaultSelector() as ready:
+        assert program.stdin and program.stdout and program.stderr
+        ready.register(program.stdout, selectors.EVENT_READ, "stdout")
+        ready.register(program.stderr, selectors.EVENT_READ, "stderr")
+        ready.register(line.fileno(), selectors.EVENT_READ, "line")
+        if data:
+            os.set_blocking(program.stdin.fileno(), False)
+            ready.register(program.stdin, selectors.EVENT_WRITE, "stdin")
+        else:
+            program.stdin.close()
+        open_streams = 2
+        while open_streams:
+            for key, _ in ready.select():
+                if key.data == "line":
+                    _signal(program, line)
+                elif key.data == "stdin":
+                    data = _feed(program, ready, data)
+                elif chunk := os.read(key.fd, _CHUNK_BYTES):
+                    encoded = base64.b64encode(chunk).decode("ascii")
+                    line.send({"event": "output", "stream": key.data, "data": encoded})
+                else:
+                    ready.unregister(key.fd)
+                    open_streams -= 1
+        return program.wait()
+
+
+def _signal(program: subprocess.Popen[bytes], line: Line) -> None:
+    request = line.receive()
+    if request is None:
+        program.kill()
+    elif request.get("do") == "signal":
+        os.killpg(program.pid, signal.Signals(request["signal"]))
+
+
+def _feed(program: subprocess.Popen[bytes], ready: selectors.BaseSelector, data: bytes) -> bytes:
+    """Write what the program's input takes now; close it when all is written or it stops reading."""
+    assert program.stdin
+    try:
+        data = data[os.write(program.stdin.fileno(), data) :]
+    except BrokenPipeError:
+        data = b""
+    if not data:
+        ready.unregister(program.stdin)
+        program.stdin.close()
+    return data

@@ -1,0 +1,146 @@
+"""The lab by hand: a prompt in which nodes and pods are addressed by name.
+
+    client curl -s http://web                       run a command on a pod
+    node1 iptables -t nat -L -n -v | grep web       or on a node; pipes work as in any shell
+    nodes, pods, services                           what there is
+    mode ipvs                                       switch every node's proxy to another mode
+    help, exit
+"""
+
+from __future__ import annotations
+
+import readline
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from difflib import get_close_matches
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed.errors import TestbedError, UserError
+from testbed.lab.cluster import Cluster
+
+_PROMPT = "testbed> "
+_LEAVE = ("exit", "quit")
+
+
+def run_commands(lab: Cluster, lines: Sequence[str]) -> int:
+    """Run each line in order; stop at the first that fails and return its exit status, as `sh -e` does."""
+    for line in lines:
+        status = run_line(lab, line)
+        if status != 0:
+            return status
+    return 0
+
+
+def interact(lab: Cluster) -> int:
+    """Read lines until `exit` or the end of input; a line that fails is reported and costs nothing."""
+    readline.set_completer(_completer(lab))
+    readline.parse_and_bind("tab: complete")
+    _print_help(lab)
+    while True:
+        try:
+            line = input(_PROMPT).strip()
+        except EOFError:
+            print()
+            return 0
+        except KeyboardInterrupt:
+            print()
+            continue
+        if line in _LEAVE:
+            return 0
+        try:
+            run_line(lab, line)
+        except TestbedError as error:
+            print(error, file=sys.stderr)
+
+
+def run_line(lab: Cluster, line: str) -> int:
+    """Run one line of the prompt and return its exit status.
+
+    Raises:
+        UserError: it begins with the name of nothing in the lab.
+    """
+    word, _, rest = line.strip().partition(" ")
+    if word == "" or word.startswith("#"):
+        return 0
+    if word in _VERBS:
+        _VERBS[word](lab, *shlex.split(rest))
+        return 0
+    return _run_on(lab, word, rest)
+
+
+def _run_on(lab: Cluster, name: str, command: str) -> int:
+    try:
+        host = lab.host(name)
+    except UserError as error:
+        verbs = get_close_matches(name, _VERBS, n=1)
+        raise UserError(f"{error}; or the verb {verbs[0]!r}?") from None if verbs else error
+    if not command:
+        raise UserError(f"{name}: say what to run there, such as `{name} ip address`")
+    return lab.execute(host.name, ["sh", "-c", command], b"", _write_through)
+
+
+def _write_through(stream: str, chunk: bytes) -> None:
+    out = sys.stdout.buffer if stream == "stdout" else sys.stderr.buffer
+    out.write(chunk)
+    out.flush()
+
+
+def _print_rows(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column)
+    for row in rows:
+        table.add_row(*row)
+    Console().print(table)
+
+
+def _print_nodes(lab: Cluster) -> None:
+    rows = [(node["name"], node["address"]) for node in lab.inventory()["nodes"]]
+    _print_rows("nodes", ("name", "address"), rows)
+
+
+def _print_pods(lab: Cluster) -> None:
+    rows = [
+        (pod["namespace"], pod["name"], pod["node"], pod["address"], ", ".join(pod["ports"]))
+        for pod in lab.inventory()["pods"]
+    ]
+    _print_rows("pods", ("namespace", "name", "node", "address", "ports"), rows)
+
+
+def _print_services(lab: Cluster) -> None:
+    rows = [
+        (service["namespace"], service["name"], service["type"], service["cluster_ip"], ", ".join(service["ports"]))
+        for service in lab.inventory()["services"]
+    ]
+    _print_rows("services", ("namespace", "name", "type", "cluster IP", "ports"), rows)
+
+
+def _switch_mode(lab: Cluster, mode: str) -> None:
+    lab.switch_mode(mode)
+    print(f"every proxy is in {mode} mode")
+
+
+def _print_help(lab: Cluster) -> None:
+    print(f"{len(lab.nodes)} nodes, {len(lab.pods)} pods, mode {lab.mode}. NAME COMMAND runs on a node or pod;")
+    print(f"{', '.join(_VERBS)}, exit.")
+
+
+_VERBS: dict[str, Callable[..., None]] = {
+    "nodes": _print_nodes,
+    "pods": _print_pods,
+    "services": _print_services,
+    "mode": _switch_mode,
+    "help": _print_help,
+}
+
+
+def _completer(lab: Cluster) -> Callable[[str, int], str | None]:
+    def complete(text: str, index: int) -> str | None:
+        words = sorted({*_VERBS, *_LEAVE, *lab.nodes, *lab.pods, "outside"})
+        matches = [word for word in words if word.startswith(text)]
+        return matches[index] if index < len(matches) else None
+
+    return complete
