@@ -73,7 +73,8 @@ class Server:
                 inside.enter_context(enter(listening.namespace_path))
             except OSError as error:
                 raise TestbedError(
-                    f"backend cannot enter {listening.namespace_path} for pod {listening.pod}: {error.strerror}"
+                    f"backend cannot serve pod {listening.pod}: "
+                    f"cannot enter {listening.namespace_path}: {error.strerror}"
                 ) from error
             with ExitStack() as undo:
                 opened: list[_TcpListener | _UdpPort] = []

@@ -8,18 +8,23 @@ connection's price is made of. Must not know who talks to whom.
 
 from __future__ import annotations
 
+import _socket
 import ctypes
+import errno
 import os
 import socket
 import struct
-from _socket import socket as _Socket
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _accept4 = _libc.accept4
 _shutdown = _libc.shutdown
 _setsockopt = _libc.setsockopt
 
+# The class in C, whose constructor is three times quicker than that of its subclass in `socket`.
+_new_socket = _socket.socket
+
 _FLAGS = socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
+_UNDER_WAY = frozenset({0, errno.EINPROGRESS})
 _STREAM = socket.SOCK_STREAM | _FLAGS
 _ON = ctypes.c_int(1)
 _ON_SIZE = ctypes.sizeof(_ON)
@@ -71,15 +76,12 @@ def dial(address: tuple[str, int]) -> int:
 
     Raises OSError when the kernel refuses at once (no route, no free local port, no descriptor).
     """
-    sock = _Socket(socket.AF_INET, _STREAM, 0)
+    sock = _new_socket(socket.AF_INET, _STREAM, 0)
     status = sock.connect_ex(address)
     if status not in _UNDER_WAY:
         sock.close()
         raise OSError(status, os.strerror(status))
     return sock.detach()
-
-
-_UNDER_WAY = frozenset({0, 115})  # 115: EINPROGRESS
 
 
 def end_sending(fd: int) -> None:
