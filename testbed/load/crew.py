@@ -1,7 +1,7 @@
 """The crew: a long-lived Locust environment whose users play one block after another.
 
-Owns Locust's Environment and LocalRunner, the number of live users, and what surrounds a block: the namespace,
-the garbage collector, the client's CPU time. Runs only inside the load process.
+Owns Locust's Environment and LocalRunner, the number of live users, and what surrounds a block: the
+namespace, the garbage collector, the client's CPU time. Runs only inside the load process.
 """
 
 from __future__ import annotations

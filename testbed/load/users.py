@@ -233,7 +233,7 @@ CLASSES: dict[str, type[BlockUser]] = {
 
 
 def open_blocking(family: int, kind: int, timeout_ns: int) -> BlockingSocket:
-    """A socket that blocks the whole process and leaves the timeout to the kernel: the fewest system calls."""
+    """A socket that blocks the process and leaves the timeout to the kernel: the fewest system calls."""
     opened = BlockingSocket(family, kind)
     limit = struct.pack("@ll", timeout_ns // SECOND, timeout_ns % SECOND // 1000)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)

@@ -79,8 +79,10 @@ class Worker:
             status = 1
             try:
                 die_with_parent(self_pidfd)
-                for inherited in (ours, self._wire, *self._forks):
-                    inherited.close()
+                ours.close()
+                self._wire.close()
+                for sibling in self._forks:
+                    sibling.close()
                 status = Worker(Lines(theirs)).serve()
             finally:
                 os._exit(status)

@@ -1,4 +1,4 @@
-"""One raw sample: its binary layout, shared by the load process that writes it and the analysis that reads it.
+"""One raw sample: its binary layout, shared by the load process and the analysis.
 
 Imports nothing, so that the load process starts without numpy.
 """
@@ -17,9 +17,9 @@ SAMPLE = [
 ]
 """Fields of a sample, as `numpy.dtype` takes them.
 
-`block` is the block's id, `target` the index of the target in the block, `endpoint` the index of the endpoint in
-the block's `endpoints`, `start_ns` the monotonic clock of the kernel under test, `connect_ns` and
-`first_byte_ns` count from `start_ns`. A connection that was open before has `connect_ns` 0.
+`block` is the block's id, `target` the index of the target in the block, `endpoint` the index of the
+endpoint in the block's `endpoints`, `start_ns` the monotonic clock of the kernel under test, `connect_ns`
+and `first_byte_ns` count from `start_ns`. A connection that was open before has `connect_ns` 0.
 """
 
 RECORD = struct.Struct("<IHHQII")
