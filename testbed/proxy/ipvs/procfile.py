@@ -1,0 +1,51 @@
+"""Reads /proc/net/ip_vs: every real server of every virtual server in one pass.
+
+Netlink can list the real servers of one virtual server only, which for ten thousand Services takes ten
+thousand dumps. Owns the file's format. Must not decide anything.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from functools import lru_cache
+from pathlib import Path
+
+from testbed.proxy.ipvs.model import RealServer, VirtualServer
+
+PATH = Path("/proc/thread-self/net/ip_vs")
+_PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
+
+Weights = dict[RealServer, int]
+
+
+def read_weights() -> dict[VirtualServer, Weights]:
+    """Weights of all real servers in this thread's network namespace; -1 for one that does not masquerade."""
+    with PATH.open(encoding="ascii") as lines:
+        return parse(lines)
+
+
+def parse(lines: Iterable[str]) -> dict[VirtualServer, Weights]:
+    """Read the file's lines: a virtual server's line is followed by one `->` line per real server."""
+    table: dict[VirtualServer, Weights] = {}
+    weights: Weights = {}
+    for line in lines:
+        words = line.split()
+        if words[0] == "->" and words[1] != "RemoteAddress:Port":
+            weight = int(words[3]) if words[2] == "Masq" else -1
+            weights[RealServer(*_place(words[1]))] = weight
+        elif words[0] in _PROTOCOLS:
+            weights = table[VirtualServer(words[0], *_place(words[1]))] = {}
+        else:
+            weights = {}  # the head of the table, or a virtual server by firewall mark
+    return table
+
+
+@lru_cache(maxsize=4096)
+def _place(text: str) -> tuple[str, int]:
+    """`0A600001:0050` or `[fd00:...]:0050`."""
+    address, _, port = text.rpartition(":")
+    if address.startswith("["):
+        packed = socket.inet_pton(socket.AF_INET6, address[1:-1])
+        return socket.inet_ntop(socket.AF_INET6, packed), int(port, 16)
+    return socket.inet_ntop(socket.AF_INET, bytes.fromhex(address)), int(port, 16)
