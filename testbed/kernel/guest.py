@@ -1,0 +1,129 @@
+"""Pid 1 of a guest: `python -m testbed.kernel.guest PLAN`, started by the guest's kernel.
+
+Owns what turns a freshly booted kernel into the place a job expects: the same private file tree that a
+sandbox has, the modules, the lines to the launcher, power-off at the end. Must not know how it was booted
+beyond the consoles named in `testbed.kernel.boot`.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+import termios
+import tty
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from testbed.errors import MachineLacks, TestbedError
+from testbed.kernel.init import run_until_done
+from testbed.kernel.job import CRASHED, pack_error, run_entry
+from testbed.kernel.line import Line
+from testbed.kernel.plan import GuestPlan, Plan
+from testbed.net import sandbox, syscalls
+from testbed.net.lifeline import Lifeline
+from testbed.net.process import run
+from testbed.net.tools import find_tool
+
+_LINE, _CONTROL, _OUTPUT, _ERROR = (f"/dev/tty{number}" for number in range(1, 5))
+_MODULES_ROOT = sandbox.RUN / "modules"
+# Loaded before the job; the rest comes by the kernel's own requests for modules.
+_ALWAYS = ("veth", "bridge")
+_PER_MODE = {
+    "userspace": ("iptable_nat", "iptable_filter", "nf_conntrack_netlink"),
+    "iptables": ("iptable_nat", "iptable_filter", "nf_conntrack_netlink"),
+    "ipvs": ("iptable_nat", "iptable_filter", "nf_conntrack_netlink", "ip_vs", "ip_vs_rr", "dummy"),
+}
+
+
+def main(argv: Sequence[str]) -> int:
+    """Be pid 1: prepare, run the job, tell its exit status, power off."""
+    plan = Plan.from_json(Path(argv[0]).read_text())
+    _make_device_directories()
+    sandbox.mount_private(plan.private_storage_mb)
+    control = Line(_open_raw(_CONTROL), name="the launcher")
+    try:
+        status = _serve(plan, control)
+    except Exception as error:  # noqa: BLE001 - nobody else is left to tell of it
+        control.send({"error": pack_error(error)})
+        status = error.exit_status if isinstance(error, TestbedError) else CRASHED
+    control.send({"exit": status})
+    termios.tcdrain(control.fileno())
+    syscalls.reboot(syscalls.REBOOT_POWER_OFF)
+    return status
+
+
+def _serve(plan: Plan, control: Line) -> int:
+    assert plan.guest is not None
+    for number, name in ((1, _OUTPUT), (2, _ERROR)):
+        os.dup2(_open_raw(name), number)
+    _mount_directories(plan)
+    sandbox.raise_limits()
+    sandbox.set_loopback_up()
+    os.environ.clear()
+    os.environ.update(plan.environment)
+    os.chdir("/")
+    _load_modules(plan.guest)
+    return run_until_done(lambda: _run_job(plan, control), Lifeline(()), control)
+
+
+def _run_job(plan: Plan, control: Line) -> int:
+    line = Line(_open_raw(_LINE), name="the launcher")
+    status = run_entry(plan.entry, plan.arguments, line, control.send)
+    termios.tcdrain(line.fileno())
+    return status
+
+
+def _open_raw(path: str) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+    tty.setraw(fd)
+    return fd
+
+
+def _make_device_directories() -> None:
+    for name in ("shm", "pts"):
+        (Path("/dev") / name).mkdir(exist_ok=True)
+    syscalls.mount("devpts", "/dev/pts", "devpts", data="mode=620,ptmxmode=666")
+
+
+def _mount_directories(plan: Plan) -> None:
+    """Show what private contents cover, and make the writable directory writable, at the same paths."""
+    for path in (*plan.writable, *(kept for kept in plan.kept if sandbox.is_covered(Path(kept)))):
+        Path(path).mkdir(parents=True, exist_ok=True)
+        syscalls.mount("none", path, "hostfs", 0 if path in plan.writable else syscalls.MS_RDONLY, path)
+
+
+def _load_modules(guest: GuestPlan) -> None:
+    """Make modules loadable, by the kernel itself too, and load those of the job's modes.
+
+    Raises:
+        MachineLacks: no modules for this kernel, or one of them does not load.
+    """
+    release = platform.release()
+    found = next((path for path in _module_directories(guest, release) if (path / "modules.dep").exists()), None)
+    if found is None:
+        raise MachineLacks(
+            f"no modules for user-mode Linux {release} in {', '.join(guest.modules)}",
+            "apt-get install user-mode-linux, or name their directory in TESTBED_UML_MODULES",
+        )
+    home = _MODULES_ROOT / "lib/modules"
+    home.mkdir(parents=True)
+    (home / release).symlink_to(found)
+    modprobe = [find_tool("modprobe"), "-d", str(_MODULES_ROOT)]
+    wrapper = _MODULES_ROOT / "modprobe"
+    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(modprobe)} "$@"\n')
+    wrapper.chmod(0o755)
+    Path("/proc/sys/kernel/modprobe").write_text(str(wrapper))
+    wanted = dict.fromkeys((*_ALWAYS, *(name for mode in guest.modes for name in _PER_MODE.get(mode, ()))))
+    run([*modprobe, "-a", *wanted])
+
+
+def _module_directories(guest: GuestPlan, release: str) -> Iterator[Path]:
+    for path in map(Path, guest.modules):
+        yield path / release
+        yield path
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
