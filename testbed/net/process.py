@@ -6,6 +6,7 @@ it ends. Must not know what the programs do. Tools come from `tools`, which know
     run     a short command; its output is the result
     spawn   a long-lived program, by a fresh exec
     fork    a long-lived function of this program, sharing what is already imported
+    popen   a program that somebody talks to through pipes
 """
 
 from __future__ import annotations
@@ -231,6 +232,33 @@ def fork(
             sys.stdout.flush()
 
     return _start(call_main, [name], name, namespace, mounts, log)
+
+
+def popen(
+    argv: Sequence[str],
+    *,
+    namespace: Namespace,
+    mounts: Mapping[Path, Path] | None = None,
+    env: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:
+    """Start a program whose three streams are pipes to the caller, in a session of its own.
+
+    `mounts` as for `spawn`. Raises MachineLacks or FileNotFoundError if there is no such program.
+    """
+    command = [argv[0] if "/" in argv[0] else find_tool(argv[0]), *argv[1:]]
+
+    def start() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(env),
+            start_new_session=True,
+            preexec_fn=(lambda: _bind_privately(mounts)) if mounts else None,  # noqa: PLW1509 - one thread is left
+        )
+
+    return namespace.run(start)
 
 
 def _start(
