@@ -14,6 +14,8 @@ from testbed.proxy.model import Family
 MAX_MEMBERS = 1 << 20
 """`maxelem` of the hash sets that we create; it costs nothing until used. (kube-proxy stops at 65,536.)"""
 
+_MAX_NAME = 31  # IPSET_MAXNAMELEN without the terminating zero
+
 PORT = "bitmap:port"
 ADDRESS = "hash:ip"
 ADDRESS_PORT = "hash:ip,port"
@@ -91,9 +93,9 @@ NODE_PORT_SETS: Mapping[str, tuple[SetKind, SetKind]] = {
 
 
 def set_name(kind: SetKind, family: Family) -> str:
-    """The set's full name; a set holds one family, so IPv6 has sets of its own."""
+    """The set's full name, cut as kube-proxy cuts it; a set holds one family, so IPv6 has sets of its own."""
     prefix = "KUBE-" if family is Family.IPV4 else "KUBE-6-"
-    return prefix + kind.name
+    return (prefix + kind.name)[:_MAX_NAME]
 
 
 def source_nets(cidr: str) -> tuple[str, ...]:
