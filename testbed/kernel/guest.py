@@ -69,7 +69,7 @@ def _serve(plan: Plan, control: Line) -> int:
 
 
 def _run_job(plan: Plan, control: Line) -> int:
-    line = Line(_open_raw(_LINE), name="the launcher")
+    line = Line(_open_raw(_LINE), name="the launcher", pacing=True)
     status = run_entry(plan.entry, plan.arguments, line, control.send)
     termios.tcdrain(line.fileno())
     return status

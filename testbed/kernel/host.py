@@ -21,4 +21,4 @@ class HostKernel:
             MachineLacks: the machine does not let this user build a sandbox.
             BadResults: the job's writable directory cannot be written.
         """
-        return Session(lambda fds: plan_job(job, fds), hello_timeout_s=_HELLO_TIMEOUT_S, notes=())
+        return Session(lambda fds: plan_job(job, fds), hello_timeout_s=_HELLO_TIMEOUT_S, paced=False, notes=())

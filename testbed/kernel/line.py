@@ -1,8 +1,12 @@
 """One line between two processes: JSON objects both ways, one a line.
 
-Owns framing and the detection that the other end is gone. Works over anything that polls and carries bytes
-both ways: a socket pair on the host, a serial line (`/dev/ttyN`) inside a guest. Must not know what the
+Owns framing, pacing, and the detection that the other end is gone. Works over anything that polls and carries
+bytes both ways: a socket pair on the host, a serial line (`/dev/ttyN`) inside a guest. Must not know what the
 messages mean.
+
+A serial line of user-mode Linux goes deaf for ever once its reader is 4 kB behind (the driver disables its
+interrupt and does not enable it again; seen with 6.1). Towards a guest a line is therefore *paced*: no more than
+a window is under way, and the reader answers each part of it with one byte that no JSON text contains.
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from typing import Any
 from testbed.errors import ProcessDied, WaitTimeout
 
 _CHUNK = 1 << 16
+_WINDOW_BYTES = 3072
+_PART_BYTES = 1024
+_TAKEN = b"\x06"  # ASCII's "acknowledge"
 # What reading or writing says when the other end is gone: sockets, and serial lines after a hang-up.
 _GONE = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF})
 
@@ -29,9 +36,17 @@ class Line:
     Several threads may use one end: a message is never torn apart, and each is received once.
     """
 
-    def __init__(self, fd: int, *, name: str = "the other end of the line") -> None:
-        """`name` says in errors who is at the other end."""
+    def __init__(
+        self, fd: int, *, name: str = "the other end of the line", paced: bool = False, pacing: bool = False
+    ) -> None:
+        """`name` says in errors who is at the other end.
+
+        An end that is `paced` sends no faster than the other one, which is `pacing`, takes.
+        """
         self._fd = fd
+        self._window: int | None = _WINDOW_BYTES if paced else None
+        self._pacing = pacing
+        self._untaken = 0
         self._name = name
         self._received = bytearray()
         self._searched = 0
@@ -54,14 +69,7 @@ class Line:
         data = memoryview(json.dumps(message, separators=(",", ":")).encode() + b"\n")
         with self._sending:
             while data:
-                try:
-                    data = data[os.write(self._fd, data) :]
-                except BlockingIOError:
-                    self._wait_writable()
-                except OSError as error:
-                    if error.errno in _GONE:
-                        raise ProcessDied(self._name, None) from error
-                    raise
+                data = data[self._write(data) :]
 
     def receive(self, timeout_s: float | None = None) -> dict[str, Any] | None:
         """Return the next message, or None when the other end is gone and everything it sent was received.
@@ -109,6 +117,7 @@ class Line:
         return message
 
     def _read(self) -> None:
+        """Take in all that has arrived; needs the receiving lock."""
         while not self._closed:
             try:
                 data = os.read(self._fd, _CHUNK)
@@ -118,24 +127,52 @@ class Line:
                 if error.errno not in _GONE:
                     raise
                 data = b""
-            self._received += data
             self._closed = not data
+            if self._pacing:
+                self._acknowledge(len(data))
+            if self._window is not None:
+                self._window += data.count(_TAKEN) * _PART_BYTES
+                data = data.replace(_TAKEN, b"")
+            self._received += data
 
-    def _wait_readable(self, timeout_s: float | None, deadline: float | None) -> None:
-        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
-        if not _poll(self._fd, select.POLLIN, left_ms):
-            raise WaitTimeout(f"a message from {self._name}", timeout_s or 0)
+    def _acknowledge(self, taken: int) -> None:
+        parts, self._untaken = divmod(self._untaken + taken, _PART_BYTES)
+        for _ in range(parts):
+            while not self._closed and not self._try_to_write(_TAKEN):
+                _poll(self._fd, select.POLLOUT, None)
 
-    def _wait_writable(self) -> None:
-        # Reading meanwhile lets two ends send at each other without either waiting for the other.
-        _poll(self._fd, select.POLLIN | select.POLLOUT, None)
+    def _write(self, data: memoryview) -> int:
+        """Write some of `data`, and take in what arrives while that is not possible; return how much it was."""
+        part = data if self._window is None else data[: self._window]
+        written = self._try_to_write(part) if part else 0
+        if self._window is not None:
+            self._window -= written
+        if written == 0:
+            _poll(self._fd, select.POLLIN | (select.POLLOUT if part else 0), None)
+            self._read_unless_another_does()
+        return written
+
+    def _try_to_write(self, data: bytes | memoryview) -> int:
+        try:
+            return os.write(self._fd, data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno in _GONE:
+                raise ProcessDied(self._name, None) from error
+            raise
+
+    def _read_unless_another_does(self) -> None:
         if self._receiving.acquire(blocking=False):
             try:
                 self._read()
             finally:
                 self._receiving.release()
-        if not self._closed:
-            _poll(self._fd, select.POLLOUT, 50)
+
+    def _wait_readable(self, timeout_s: float | None, deadline: float | None) -> None:
+        left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
+        if not _poll(self._fd, select.POLLIN, left_ms):
+            raise WaitTimeout(f"a message from {self._name}", timeout_s or 0)
 
 
 def _poll(fd: int, events: int, timeout_ms: float | None) -> bool:

@@ -39,7 +39,7 @@ class Session:
         notes: what the user should know about this session, one sentence each.
     """
 
-    def __init__(self, plan_for: Callable[[SessionFds], Plan], *, hello_timeout_s: float, notes: Sequence[str]) -> None:
+    def __init__(self, plan_for: Callable[[SessionFds], Plan], *, hello_timeout_s: float, paced: bool, notes: Sequence[str]) -> None:
         """Start the session of the plan that `plan_for` makes around the given descriptors, await the hello.
 
         Raises:
@@ -58,7 +58,7 @@ class Session:
             undo.callback(self._cut_lifeline)
             own_line, its_line = socket.socketpair()
             own_control, its_control = socket.socketpair()
-            self.line = Line(own_line.detach(), name="the job")
+            self.line = Line(own_line.detach(), name="the job", paced=paced)
             undo.callback(self.line.close)
             self._control = Line(own_control.detach(), name="the session")
             undo.callback(self._control.close)

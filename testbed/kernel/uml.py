@@ -42,6 +42,7 @@ class UmlKernel:
                 ),
             ),
             hello_timeout_s=_HELLO_TIMEOUT_S,
+            paced=True,
             notes=(),
         )
 
