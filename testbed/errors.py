@@ -96,10 +96,11 @@ class CommandFailed(TestbedError):
 
 
 class NetlinkRefused(TestbedError):
-    """The kernel refused a netlink message; `errno` is positive."""
+    """The kernel refused a netlink message; `errno` is positive, `index` its place in the batch from 0."""
 
-    def __init__(self, errno: int, what: str) -> None:
+    def __init__(self, errno: int, what: str, index: int = 0) -> None:
         self.errno = errno
+        self.index = index
         super().__init__(f"{what}: {os.strerror(errno)}")
 
 

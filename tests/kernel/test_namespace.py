@@ -69,17 +69,14 @@ def test_loopback_is_up_and_ipv6_is_off_unless_asked_for() -> None:
 
 
 def test_a_socket_belongs_to_the_namespace_it_was_made_in() -> None:
-    with Namespace.create("a") as a, Namespace.create("b") as b:
-        with a.socket(socket.AF_INET, socket.SOCK_STREAM) as listener:
-            listener.bind(("127.0.0.1", 80))
-            listener.listen()
-            with (
-                b.socket(socket.AF_INET, socket.SOCK_STREAM) as client,
-                pytest.raises(ConnectionRefusedError),
-            ):
-                client.connect(("127.0.0.1", 80))
-            with a.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
-                client.connect(("127.0.0.1", 80))
+    stream = (socket.AF_INET, socket.SOCK_STREAM)
+    with Namespace.create("a") as a, Namespace.create("b") as b, a.socket(*stream) as listener:
+        listener.bind(("127.0.0.1", 80))
+        listener.listen()
+        with b.socket(*stream) as client, pytest.raises(ConnectionRefusedError):
+            client.connect(("127.0.0.1", 80))
+        with a.socket(*stream) as client:
+            client.connect(("127.0.0.1", 80))
 
 
 def test_entering_lasts_for_the_scope_even_when_it_ends_badly() -> None:
