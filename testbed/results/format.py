@@ -72,8 +72,8 @@ class BlockRecord(Record):
     `position_connect_ns` are the counts and medians by target. `attempt` counts from 1.
 
     `proxy_cpu_ns` and `proxy_switches` belong to the lane's proxy process on the client's node,
-    `system_cpu_ns` to the whole kernel (its own ticks: coarse), by kind. `alone` marks blocks of a stage in
-    which no other lane existed.
+    `system_cpu_ns` to the whole kernel (its own ticks: coarse), by kind. `company` is "" where all lanes stood
+    side by side, or the name of the one lane that stood beside a direct lane of its own.
     """
 
     id: int
@@ -88,7 +88,7 @@ class BlockRecord(Record):
     status: str
     reason: str = ""
     warmup: bool = False
-    alone: bool = False
+    company: str = ""
     unix_ns: int = 0
     started_ns: int = 0
     ended_ns: int = 0
@@ -146,7 +146,7 @@ class LaneRecord(Record):
     rules_written: int | None = None
     rss_bytes: int | None = None
     proxy_cpu_ns: int | None = None
-    alone: bool = False
+    company: str = ""
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
 
