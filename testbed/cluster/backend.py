@@ -16,7 +16,6 @@ from __future__ import annotations
 import gc
 import json
 import logging
-import os
 import resource
 import socket
 from collections.abc import Callable, Sequence
@@ -37,7 +36,6 @@ __all__ = ["BackendClient", "Listening", "start_backend"]
 
 _ANSWER_TIMEOUT_S = 60.0
 _CONTROL_TIMEOUT_S = 5.0  # how long a controller that does not read may hold up the loop
-_EVIDENCE_BYTES = 4000
 
 
 def start_backend(listenings: Sequence[Listening], *, control_path: Path, log: Path | None) -> Child:
@@ -55,11 +53,12 @@ def start_backend(listenings: Sequence[Listening], *, control_path: Path, log: P
         with BackendClient(control_path) as client:
             client.add(*listenings)
     except BaseException as error:
-        status = child.wait(0.5) if isinstance(error, ConnectionError) else None
-        child.kill()
         control_path.unlink(missing_ok=True)
+        status = child.wait(0.5) if isinstance(error, ConnectionError) else None
+        evidence = child.evidence()
+        child.close()
         if isinstance(error, ConnectionError):
-            raise ProcessDied("backend", status, _last_words(log)) from error
+            raise ProcessDied("backend", status, evidence) from error
         raise
     return child
 
@@ -199,12 +198,3 @@ def _errors_of(action: Callable[[T], None], argument: T) -> list[str]:
     except TestbedError as error:
         return [str(error)]
     return []
-
-
-def _last_words(log: Path | None) -> str:
-    """The end of the process's log."""
-    if log is None or not log.exists():
-        return ""
-    with log.open("rb") as lines:
-        lines.seek(max(0, log.stat().st_size - _EVIDENCE_BYTES), os.SEEK_SET)
-        return lines.read().decode(errors="replace")

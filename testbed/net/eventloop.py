@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import os
 import select
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,7 +27,7 @@ class Handler(Protocol):
     """Whoever is told that a descriptor is ready."""
 
     def ready(self, events: int) -> None:
-        """`events` is epoll's mask. May be called without cause when a descriptor's number was used anew."""
+        """`events` is epoll's mask."""
         ...
 
 
@@ -54,6 +55,7 @@ class EventLoop:
         self._order = count()
         self._again: list[tuple[Handler, int]] = []
         self._calls: deque[Callable[[], None]] = deque()
+        self._closing: list[int] = []
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._running = True
         self._ended = threading.Event()
@@ -67,6 +69,10 @@ class EventLoop:
         handlers[fd] = handler
         self._epoll.register(fd, events)
 
+    def hand_over(self, fd: int, handler: Handler) -> None:
+        """Let another handler be told of a watched descriptor."""
+        self._handlers[fd] = handler
+
     def change(self, fd: int, events: int) -> None:
         """Wait for other events on `fd`; an edge-triggered event that is already true is told again."""
         self._epoll.modify(fd, events)
@@ -77,9 +83,13 @@ class EventLoop:
         self._epoll.unregister(fd)
 
     def close_fd(self, fd: int) -> None:
-        """Close a watched descriptor; the kernel takes it out of the epoll set."""
+        """Close a watched descriptor at the end of this turn.
+
+        Not at once: its number would be given to the next socket, for whose handler the events still to come
+        in this turn are not meant.
+        """
         self._handlers[fd] = None
-        os.close(fd)
+        self._closing.append(fd)
 
     def handlers(self) -> list[Handler]:
         """The handlers of all watched descriptors."""
@@ -129,27 +139,30 @@ class EventLoop:
         self._poke()
 
     def run(self) -> None:
-        """Serve until `stop`."""
-        poll, handlers = self._epoll.poll, self._handlers
+        """Serve until `stop`. Writing to a peer that is gone raises BrokenPipeError and sends no signal."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGPIPE,))
+        poll, handlers, closing = self._epoll.poll, self._handlers, self._closing
         try:
             while self._running:
-                timeout = self._run_timers() if self._timers else -1
-                if self._again:
-                    timeout = 0
-                for fd, events in poll(timeout, _MAX_EVENTS):
+                timeout_s = self._run_timers() if self._timers else -1
+                for fd, events in poll(0 if self._again else timeout_s, _MAX_EVENTS):
                     handler = handlers[fd]
                     if handler is not None:
                         handler.ready(events)
                 if self._again:
-                    again, self._again = self._again, []
-                    for handler, events in again:
-                        handler.ready(events)
+                    self._run_again()
+                if closing:
+                    for fd in closing:
+                        os.close(fd)
+                    closing.clear()
         finally:
             self._ended.set()
 
     def close(self) -> None:
         """Give back the loop's own descriptors, after `run` has returned; watched ones are their owners'."""
         self._epoll.close()
+        for fd in self._closing:
+            os.close(fd)
         os.close(self._wake)
 
     def _run_timers(self) -> float:
@@ -165,6 +178,11 @@ class EventLoop:
             if fire is not None:
                 fire()
         return max(0.0, timers[0][0] - monotonic()) if timers else -1
+
+    def _run_again(self) -> None:
+        again, self._again = self._again, []
+        for handler, events in again:
+            handler.ready(events)
 
     def _poke(self) -> None:
         os.eventfd_write(self._wake, 1)

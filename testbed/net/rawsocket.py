@@ -29,6 +29,7 @@ _STREAM = socket.SOCK_STREAM | _FLAGS
 _ON = ctypes.c_int(1)
 _ON_SIZE = ctypes.sizeof(_ON)
 _ON_POINTER = ctypes.byref(_ON)
+_NO_LINGER = struct.pack("ii", 1, 0)
 
 _peer = ctypes.create_string_buffer(28)  # struct sockaddr_in6, the longer one
 _peer_size = ctypes.c_uint32(28)
@@ -92,6 +93,11 @@ def end_sending(fd: int) -> None:
 def send_at_once(fd: int) -> None:
     """Switch Nagle's algorithm off (TCP_NODELAY)."""
     _setsockopt(fd, socket.IPPROTO_TCP, socket.TCP_NODELAY, _ON_POINTER, _ON_SIZE)
+
+
+def reset_on_close(fd: int) -> None:
+    """Make close(2) reset the connection instead of ending it cleanly (SO_LINGER with no time)."""
+    _setsockopt(fd, socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER, len(_NO_LINGER))
 
 
 def _error() -> OSError:
