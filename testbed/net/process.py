@@ -217,6 +217,7 @@ def fork(
 
     def call_main(started: int) -> int:
         os.close(started)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as in any fresh interpreter
         gc.freeze()  # the collector would touch, and so copy, every page shared with the parent
         sys.stdin, sys.stdout, sys.stderr = (
             os.fdopen(fd, mode, buffering=1, closefd=False) for fd, mode in ((0, "r"), (1, "w"), (2, "w"))
