@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from testbed.analysis import wording
 from testbed.analysis.balance import Balance, proven
 from testbed.analysis.effects import LaneEffect
-from testbed.analysis.report import Report
+from testbed.analysis.findings import Findings
 from testbed.analysis.statistics import Interval
 from testbed.results.format import LaneRecord
 
@@ -50,31 +50,31 @@ class Row:
     cells: Mapping[str, Evidence]
 
 
-def comparison(report: Report) -> tuple[Row, ...]:
+def comparison(findings: Findings) -> tuple[Row, ...]:
     """The five rows for every measured mode."""
     return tuple(
         Row(
             feature,
             {
-                mode: Evidence(words.get(mode, ""), tuple(_RULES[feature](report, mode)) or (NO_EVIDENCE,))
-                for mode in report.modes
+                mode: Evidence(words.get(mode, ""), tuple(_RULES[feature](findings, mode)) or (NO_EVIDENCE,))
+                for mode in findings.modes
             },
         )
         for feature, words in DOCUMENTED.items()
     )
 
 
-def _speed(report: Report, mode: str) -> Iterator[str]:
-    connections = _effects(report, mode, NEW_CONNECTION)
+def _speed(findings: Findings, mode: str) -> Iterator[str]:
+    connections = _effects(findings, mode, NEW_CONNECTION)
     for effect in _ends(connections):
-        yield f"{_cost(report, effect)} a new connection at {wording.services(effect.cell.services)}"
-    for effect in _effects(report, mode, "keepalive")[-1:]:
+        yield f"{_cost(findings, effect)} a new connection at {wording.services(effect.cell.services)}"
+    for effect in _effects(findings, mode, "keepalive")[-1:]:
         place = wording.services(effect.cell.services)
-        yield f"{_cost(report, effect)} a request on an open connection at {place}"
+        yield f"{_cost(findings, effect)} a request on an open connection at {place}"
 
 
-def _scalability(report: Report, mode: str) -> Iterator[str]:
-    for found in report.scalings:
+def _scalability(findings: Findings, mode: str) -> Iterator[str]:
+    for found in findings.scalings:
         if found.lane != mode or found.traffic != NEW_CONNECTION or found.connections != 1:
             continue
         slope = wording.added(found.last_slope_us)
@@ -83,19 +83,21 @@ def _scalability(report: Report, mode: str) -> Iterator[str]:
         else:
             yield f"{slope} per 1,000 Services for the last one in the rules"
             yield f"{wording.added(found.mean_slope_us)} averaged over positions"
-    grown = [lane for lane in _lanes(report, mode) if lane.event == "grow" and lane.to_traffic_ns is not None]
+    grown = [
+        lane for lane in _lanes(findings, mode) if lane.event == "grow" and lane.to_traffic_ns is not None
+    ]
     for lane in grown[-1:]:
         waited = wording.seconds(lane.to_traffic_ns or 0)
         yield f"after growing to {wording.services(lane.services)} the newest answers in {waited}"
 
 
-def _load_balancing(report: Report, mode: str) -> Iterator[str]:
-    measured = [found for found in report.balances if found.mode == mode]
+def _load_balancing(findings: Findings, mode: str) -> Iterator[str]:
+    measured = [found for found in findings.balances if found.mode == mode]
     for found in measured:
         if found.scheduler in ("", "rr"):
             yield _spread(found)
     if not measured:
-        spreads = [found for found in report.spreads if found.lane == mode]
+        spreads = [found for found in findings.spreads if found.lane == mode]
         yield from map(_spread, spreads[:1])
     named = [found for found in measured if found.scheduler]
     if good := proven(named):
@@ -105,8 +107,8 @@ def _load_balancing(report: Report, mode: str) -> Iterator[str]:
             yield f"{found.scheduler} does not: {found.shape} {found.reason}".rstrip()
 
 
-def _kernel_level(report: Report, mode: str) -> Iterator[str]:
-    for effect in _effects(report, mode, NEW_CONNECTION)[:1]:
+def _kernel_level(findings: Findings, mode: str) -> Iterator[str]:
+    for effect in _effects(findings, mode, NEW_CONNECTION)[:1]:
         if effect.proxy_cpu_us is None:
             continue
         cpu = f"{wording.number(effect.proxy_cpu_us.value)} µs {wording.bounds(effect.proxy_cpu_us)}"
@@ -115,28 +117,28 @@ def _kernel_level(report: Report, mode: str) -> Iterator[str]:
             yield f"{wording.number(effect.proxy_switches.value)} context switches of it a connection"
 
 
-def _best_for(report: Report, mode: str) -> Iterator[str]:
-    lanes = [lane for lane in _lanes(report, mode) if lane.event in ("start", "restart")]
+def _best_for(findings: Findings, mode: str) -> Iterator[str]:
+    lanes = [lane for lane in _lanes(findings, mode) if lane.event in ("start", "restart")]
     for lane in lanes:
         if lane.to_traffic_ns is not None:
             how = f" ({lane.start})" if lane.start else ""
             waited = wording.seconds(lane.to_traffic_ns)
             yield f"start to traffic{how}: {waited} at {wording.services(lane.services)}"
     level: list[str] = []
-    for effect in _effects(report, mode, NEW_CONNECTION):
+    for effect in _effects(findings, mode, NEW_CONNECTION):
         cheapest = min(
-            (other for other in _modes_of(report, effect) if other.cost_us is not None),
+            (other for other in _modes_of(findings, effect) if other.cost_us is not None),
             key=lambda other: other.cost_us.value if other.cost_us else 0.0,
         )
-        if cheapest.lane == mode or _level(report, effect, cheapest) is False:
+        if cheapest.lane == mode or _level(findings, effect, cheapest) is False:
             level.append(f"{effect.cell.services:,}")
     if level:
         yield f"cheapest measured, or level with it, at {wording.listing(level)} Services"
-    elif _effects(report, mode, NEW_CONNECTION):
+    elif _effects(findings, mode, NEW_CONNECTION):
         yield "never the cheapest measured"
 
 
-_RULES: Mapping[str, Callable[[Report, str], Iterator[str]]] = {
+_RULES: Mapping[str, Callable[[Findings, str], Iterator[str]]] = {
     "Speed": _speed,
     "Scalability": _scalability,
     "Load balancing": _load_balancing,
@@ -152,10 +154,10 @@ def cost_words(cost: Interval, resolvable: bool | None, visible_us: float | None
     return wording.added(cost)
 
 
-def _cost(report: Report, effect: LaneEffect) -> str:
+def _cost(findings: Findings, effect: LaneEffect) -> str:
     if effect.cost_us is None:
         return NO_EVIDENCE
-    words = cost_words(effect.cost_us, effect.resolvable, report.visible_us(effect))
+    words = cost_words(effect.cost_us, effect.resolvable, findings.visible_us(effect))
     return f"{words} (×{effect.ratio.value:.2f})" if effect.ratio is not None else words
 
 
@@ -173,11 +175,11 @@ def _spread(found: Balance) -> str:
     return f"{named}{found.shape}, {wording.shares(found.counts)} of {found.requests:,} connections{chance}"
 
 
-def _effects(report: Report, mode: str, traffic: str) -> list[LaneEffect]:
+def _effects(findings: Findings, mode: str, traffic: str) -> list[LaneEffect]:
     """The mode's cells of this traffic with one user and the first number of endpoints, by Services."""
     found = [
         effect
-        for effect in report.effects
+        for effect in findings.effects
         if effect.lane == mode and effect.cell.traffic == traffic and effect.cell.connections == 1
     ]
     return [effect for effect in found if effect.cell.endpoints == found[0].cell.endpoints]
@@ -187,17 +189,17 @@ def _ends(effects: list[LaneEffect]) -> list[LaneEffect]:
     return effects if len(effects) < 2 else [effects[0], effects[-1]]
 
 
-def _lanes(report: Report, mode: str) -> list[LaneRecord]:
-    return [lane for lane in report.lanes if lane.lane == mode and not lane.company]
+def _lanes(findings: Findings, mode: str) -> list[LaneRecord]:
+    return [lane for lane in findings.lanes if lane.lane == mode and not lane.company]
 
 
-def _modes_of(report: Report, effect: LaneEffect) -> list[LaneEffect]:
-    return [other for other in report.effects if other.cell == effect.cell and other.lane in report.modes]
+def _modes_of(findings: Findings, effect: LaneEffect) -> list[LaneEffect]:
+    return [other for other in findings.effects if other.cell == effect.cell and other.lane in findings.modes]
 
 
-def _level(report: Report, effect: LaneEffect, cheapest: LaneEffect) -> bool | None:
+def _level(findings: Findings, effect: LaneEffect, cheapest: LaneEffect) -> bool | None:
     """Whether the two modes were told apart in this cell; None where that cannot be said."""
-    for pair in report.pairs:
+    for pair in findings.pairs:
         if pair.cell == effect.cell and {pair.ours, pair.theirs} == {effect.lane, cheapest.lane}:
             return pair.resolvable
     return None

@@ -1,76 +1,81 @@
-"""The analysis of one run, whole or partial: everything the tables print, as values.
+"""The tables of a run's directory: written beside it and printed.
 
-`analyse` reads as the list of questions asked of a run. Must not render.
+The only part of the analysis that opens files or a terminal.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from testbed.analysis.balance import Balance, of_cell, of_record
-from testbed.analysis.effects import Identical, LaneEffect, PairEffect, identical, lane_effects, pair_effects
-from testbed.analysis.interference import Interference, interferences
-from testbed.analysis.rounds import DIRECT, cells_of
-from testbed.analysis.scaling import Scaling, scalings
-from testbed.results.format import FAILED, REJECTED, LaneRecord
-from testbed.results.run import Run
+from testbed.analysis import tables
+from testbed.analysis.findings import Findings, analyse
+from testbed.errors import BadResults
+from testbed.results.run import read_run
 
+if TYPE_CHECKING:
+    from rich.console import Console
 
-@dataclass(frozen=True)
-class Report:
-    """What a run showed. `rejected` and `failed` count blocks by reason; `modes` are those measured."""
-
-    facts: Mapping[str, Any]
-    complete: bool
-    modes: tuple[str, ...]
-    effects: tuple[LaneEffect, ...]
-    identicals: tuple[Identical, ...]
-    pairs: tuple[PairEffect, ...]
-    scalings: tuple[Scaling, ...]
-    balances: tuple[Balance, ...]
-    spreads: tuple[Balance, ...]
-    interferences: tuple[Interference, ...]
-    lanes: tuple[LaneRecord, ...]
-    blocks: int
-    rejected: Mapping[str, int]
-    failed: Mapping[str, int]
-
-    def visible_us(self, effect: LaneEffect) -> float | None:
-        """The smallest effect that can be seen in this lane's cell."""
-        return next((pair.visible_us for pair in self.identicals if pair.cell == effect.cell), None)
+MARKDOWN_FILE = "table.md"
+CSV_FILE = "table.csv"
+JSON_FILE = "table.json"
 
 
-def analyse(run: Run) -> Report:
-    """Ask everything of a run; a run that was stopped gives the answers it holds."""
-    cells = cells_of(run.blocks)
-    effects = [effect for cell in cells for effect in lane_effects(cell)]
-    lanes_of_modes = dict.fromkeys(effect.lane for effect in effects if effect.lane == effect.mode)
-    return Report(
-        facts=run.facts,
-        complete=run.complete,
-        modes=tuple(mode for mode in lanes_of_modes if mode != DIRECT),
-        effects=tuple(effects),
-        identicals=tuple(pair for cell in cells if (pair := identical(cell)) is not None),
-        pairs=tuple(pair_effects(cells)),
-        scalings=tuple(scalings(cells)),
-        balances=tuple(of_record(record) for record in run.balance),
-        spreads=tuple(
-            spread
-            for cell in cells
-            for lane in cell.lanes
-            if lane != DIRECT and (spread := of_cell(cell, lane)) is not None
-        ),
-        interferences=tuple(interferences(cells)),
-        lanes=run.lanes,
-        blocks=len(run.blocks),
-        rejected=Counter(_short(block.reason) for block in run.blocks if block.status == REJECTED),
-        failed=Counter(_short(block.reason) for block in run.blocks if block.status == FAILED),
-    )
+class Tables:
+    """The tables of one run in every form."""
+
+    def __init__(self, findings: Findings) -> None:
+        self.findings = findings
+
+    def markdown(self) -> str:
+        return tables.markdown(self.findings)
+
+    def csv_text(self) -> str:
+        return tables.csv_text(self.findings)
+
+    def json_text(self) -> str:
+        return tables.json_text(self.findings)
+
+    def print(self, console: Console | None = None) -> None:
+        """Print the tables with rich, as wide as the terminal is."""
+        from rich.console import Console
+        from rich.text import Text
+
+        console = console or Console()
+        for table in tables.all_tables(self.findings):
+            _print(table, console)
+        for sentence in tables.caption(self.findings):
+            console.print(Text(sentence, style="dim"))
 
 
-def _short(reason: str) -> str:
-    """The kind of a reason: its first line without the numbers that differ from block to block."""
-    return reason.partition("\n")[0].partition(":")[0]
+def write_tables(directory: Path) -> Tables:
+    """Analyse a run, complete or not, and write table.md, table.csv and table.json into its directory.
+
+    Raises:
+        BadResults: the directory holds no run, or cannot be written.
+    """
+    found = Tables(analyse(read_run(directory)))
+    for name, text in (
+        (MARKDOWN_FILE, found.markdown()),
+        (CSV_FILE, found.csv_text()),
+        (JSON_FILE, found.json_text()),
+    ):
+        try:
+            (directory / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise BadResults(f"{directory / name}: cannot be written ({error.strerror})") from error
+    return found
+
+
+def _print(table: tables.Table, console: Console) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    rich_table = RichTable(title=table.title, title_justify="left", title_style="bold")
+    for number, column in enumerate(table.columns):
+        rich_table.add_column(column, justify="right" if number in table.numeric else "left", overflow="fold")
+    for number, row in enumerate(table.rows):
+        if number and number in table.sections:
+            rich_table.add_section()
+        rich_table.add_row(*(Text(cell) for cell in row))
+    console.print(rich_table)
