@@ -11,7 +11,8 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
 from testbed.cluster.api import failures
@@ -164,6 +165,14 @@ class ApiClient:
         """Close the connection; the next call opens another."""
         with self._lock:
             self._disconnect()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def _request(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json"

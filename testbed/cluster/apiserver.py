@@ -49,6 +49,8 @@ class ApiServer:
             return _status(error)
         except ConnectionError:
             raise
+        except (RecursionError, orjson.JSONEncodeError) as error:
+            return _status(failures.bad_request(f"the body is nested too deeply: {error}"))
         except Exception:
             log.exception("%s %s", request.method, request.path_qs)
             return _status(failures.internal("see the log of the control plane"))
@@ -90,7 +92,7 @@ class ApiServer:
         resource, namespace, name, subresource = target
         match request.method:
             case "GET":
-                record = self._registry.store.get(resource, namespace, name)
+                record = self._registry.read(resource).get(resource, namespace, name)
                 return self._object(request, target, record)
             case "PUT":
                 obj = await _body(request)
@@ -161,7 +163,7 @@ class ApiServer:
 
     async def _list(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
         options = list_options(request.query, target)
-        page = self._registry.store.list(
+        page = self._registry.read(target.resource).list(
             target.resource,
             options.selection,
             version=options.version,
@@ -185,7 +187,7 @@ class ApiServer:
         options = watch_options(request.query, target)
         form = TableForm.wanted(request.headers.get("Accept", ""), request.query)
         wake = asyncio.Event()
-        store = self._registry.store
+        store = self._registry.read(target.resource)
         watch = store.watch(target.resource, options.selection, since=options.since, notify=wake.set)
         stream = _EventStream(target, form)
         try:

@@ -14,6 +14,8 @@ from testbed.cluster.store import DELETED, Event, Key, Object, Record, Store
 Later = Callable[[float, Callable[[], None]], object]
 """Calls a function after so many seconds, once the present work is done."""
 
+_GRACE_LIMIT_S = 10**8  # three years: beyond any experiment, within what a date can say
+
 
 class Removal:
     """Deletes objects of one store.
@@ -54,7 +56,7 @@ class Removal:
             return 0
         if wanted is None:
             wanted = pod["spec"].get("terminationGracePeriodSeconds", self._default_grace_s)
-        return max(0, wanted)
+        return max(0, min(wanted, _GRACE_LIMIT_S))
 
     def _end_grace(self, namespace: str, name: str, uid: str) -> None:
         record = self._store.find(PODS, namespace, name)

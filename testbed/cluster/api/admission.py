@@ -27,6 +27,7 @@ Default = Callable[[Object], None]
 Check = Callable[[Object, Mapping[str, Any] | None, Mistakes], None]
 
 _SLICE_LIMIT = 1_000  # endpoints; Kubernetes' maxEndpoints of one EndpointSlice
+_REPLICAS_LIMIT = 10_000  # pods: more than any one machine holds
 _ADDRESS_TYPES = ("FQDN", "IPv4", "IPv6")
 
 
@@ -147,8 +148,7 @@ def _default_deployment(obj: Object) -> None:
 
 def _check_deployment(obj: Object, old: Mapping[str, Any] | None, mistakes: Mistakes) -> None:
     spec = obj["spec"]
-    if spec["replicas"] < 0:
-        mistakes.invalid("spec.replicas", spec["replicas"], "must be greater than or equal to 0")
+    mistakes.number("spec.replicas", spec["replicas"], 0, _REPLICAS_LIMIT)
     mistakes.choice("spec.strategy.type", spec["strategy"]["type"], ("Recreate", "RollingUpdate"))
     labels = spec["template"]["metadata"].get("labels", {})
     mistakes.labels("spec.template.metadata.labels", labels)

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
+
 from testbed.cluster.api import failures
 from testbed.cluster.api.admission import admit
 from testbed.cluster.api.allocation import ServiceAllocator
@@ -18,7 +20,7 @@ from testbed.cluster.api.shapes import check_shape, without_nulls
 from testbed.cluster.controllers import Controllers
 from testbed.cluster.mint import Mint
 from testbed.cluster.removal import Later, Removal
-from testbed.cluster.resources import BY_KIND, DEPLOYMENTS, NAMESPACES, SERVICES, Resource
+from testbed.cluster.resources import BY_KIND, DEPLOYMENTS, ENDPOINTS, NAMESPACES, SERVICES, Resource
 from testbed.cluster.selectors import Selection
 from testbed.cluster.store import DELETED, Event, Object, Record, Store
 from testbed.errors import ApiError
@@ -77,6 +79,12 @@ class Registry:
         if event.type == DELETED:
             self._allocator.release(event.record.parsed())
 
+    def read(self, resource: Resource) -> Store:
+        """Return the store for reading objects of `resource`, which are then there if anything makes them."""
+        if resource is ENDPOINTS:
+            self._controllers.want_endpoints()
+        return self.store
+
     def create(self, resource: Resource, namespace: str, obj: Any) -> Record:
         """Store a new object. Raises ApiError: 400, 404 (namespace), 409 or 422."""
         record = self._create(resource, namespace, obj)
@@ -113,7 +121,13 @@ class Registry:
         metadata["creationTimestamp"] = self._mint.now()
         if resource is DEPLOYMENTS:
             metadata["generation"] = 1
-        return self.store.create(resource, {"kind": resource.kind, "apiVersion": resource.api_version, **obj})
+        head = {"kind": resource.kind, "apiVersion": resource.api_version}
+        try:
+            return self.store.create(resource, {**head, **obj})
+        except orjson.JSONEncodeError:
+            if resource is SERVICES:
+                self._allocator.release(obj)
+            raise
 
     def _place(self, resource: Resource, namespace: str, metadata: Object) -> None:
         """Put a new object into its namespace, which must exist."""
@@ -155,7 +169,11 @@ class Registry:
             if resource is None:
                 raise failures.bad_request(f"no kind {obj.get('kind')!r} in {obj.get('apiVersion')!r}")
             metadata = obj.get("metadata")
-            namespace = metadata.get("namespace") if isinstance(metadata, dict) else None
+            if not isinstance(metadata, dict):
+                metadata = {}
+            if resource is NAMESPACES and self.store.find(NAMESPACES, "", str(metadata.get("name"))):
+                return  # a list of objects may begin with the namespaces that it needs
+            namespace = metadata.get("namespace")
             self._create(resource, namespace if isinstance(namespace, str) else "default", obj)
         except ApiError as error:
             raise ApiError(error.code, error.reason, f"[{index}]: {error.message}", error.details) from error
