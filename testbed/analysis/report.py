@@ -6,7 +6,7 @@ The only part of the analysis that opens files or a terminal.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from testbed.analysis import tables
 from testbed.analysis.findings import Findings, analyse
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MARKDOWN_FILE = "table.md"
 CSV_FILE = "table.csv"
 JSON_FILE = "table.json"
+UNBROKEN = frozenset({"Services", "lane", "first byte µs"})
+"""Columns of short words that a narrow terminal must not break."""
 
 
 class Tables:
@@ -73,7 +75,8 @@ def _print(table: tables.Table, console: Console) -> None:
 
     rich_table = RichTable(title=table.title, title_justify="left", title_style="bold")
     for number, column in enumerate(table.columns):
-        rich_table.add_column(column, justify="right" if number in table.numeric else "left", overflow="fold")
+        justify: Literal["right", "left"] = "right" if number in table.numeric else "left"
+        rich_table.add_column(column, justify=justify, overflow="fold", no_wrap=column in UNBROKEN)
     for number, row in enumerate(table.rows):
         if number and number in table.sections:
             rich_table.add_section()

@@ -19,6 +19,7 @@ from testbed.analysis.effects import LaneEffect
 from testbed.analysis.findings import Findings
 from testbed.analysis.rounds import DIRECT
 from testbed.analysis.statistics import Interval
+from testbed.results.format import CellKey
 
 
 @dataclass(frozen=True)
@@ -59,15 +60,13 @@ def comparison_table(findings: Findings) -> Table:
 
 def cost_table(findings: Findings) -> Table:
     """Every lane of every cell with intervals."""
-    starts: dict[object, int] = {}
-    rows = []
-    for number, effect in enumerate(findings.effects):
-        starts.setdefault(effect.cell, number)
-        rows.append(_cost_row(findings, effect, first=starts[effect.cell] == number))
+    cells = [effect.cell for effect in findings.effects]
+    starts = {number for number, cell in enumerate(cells) if number == 0 or cell != cells[number - 1]}
     return Table(
         title="Cost of each lane against direct, to the first byte",
         columns=(
-            "cell",
+            "Services",
+            "traffic",
             "lane",
             "first byte µs",
             "over direct µs [95 %]",
@@ -77,17 +76,13 @@ def cost_table(findings: Findings) -> Table:
             "requests/s",
             "proxy CPU µs",
         ),
-        rows=tuple(rows),
-        numeric=frozenset(range(2, 9)),
-        sections=frozenset(starts.values()),
+        rows=tuple(map(_cost_row, findings.effects)),
+        numeric=frozenset({0, *range(3, 10)}),
+        sections=frozenset(starts),
     )
 
 
-def _cost_row(findings: Findings, effect: LaneEffect, *, first: bool) -> tuple[str, ...]:
-    visible = findings.visible_us(effect)
-    label = str(effect.cell) if first else ""
-    if first and visible is not None:
-        label += f"\nsmallest visible {wording.number(visible)} µs"
+def _cost_row(effect: LaneEffect) -> tuple[str, ...]:
     if effect.lane == DIRECT:
         over = ratio = last = ""
     else:
@@ -95,7 +90,8 @@ def _cost_row(findings: Findings, effect: LaneEffect, *, first: bool) -> tuple[s
         ratio = wording.factor(effect.ratio) if effect.ratio else "?"
         last = wording.signed(effect.last_cost_us.value) if effect.last_cost_us else "?"
     return (
-        label,
+        f"{effect.cell.services:,}",
+        _traffic(effect.cell),
         effect.lane,
         wording.number(effect.first_byte_us.value),
         over,
@@ -105,6 +101,12 @@ def _cost_row(findings: Findings, effect: LaneEffect, *, first: bool) -> tuple[s
         wording.number(effect.requests_per_s.value),
         wording.number(effect.proxy_cpu_us.value) if effect.proxy_cpu_us else "",
     )
+
+
+def _traffic(cell: CellKey) -> str:
+    """`new-connection to 3`, with the number of users where there are several."""
+    users = f" x{cell.connections}" if cell.connections > 1 else ""
+    return f"{cell.traffic}{users} to {cell.endpoints}"
 
 
 def pair_table(findings: Findings) -> Table:

@@ -69,9 +69,7 @@ def blocks(
                         position_requests=(100,) * len(medians),
                         position_connect_ns=tuple(median // 4 for median in medians),
                         position_first_byte_ns=medians,
-                        endpoint_requests=dict(
-                            zip(ENDPOINTS, rng.multinomial(300, [1 / 3] * 3).tolist(), strict=True)
-                        ),
+                        endpoint_requests=dict(zip(ENDPOINTS, drawn.tolist(), strict=True)),
                         proxy_cpu_ns=None if lane == "direct" else 30_000_000 if lane == "userspace" else 0,
                         proxy_switches=None if lane == "direct" else 600 if lane == "userspace" else 0,
                     )

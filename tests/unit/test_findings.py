@@ -47,11 +47,14 @@ def test_the_last_service_costs_what_its_position_says(findings: Findings) -> No
     assert cost.value == pytest.approx(82, abs=4)
 
 
-def test_identical_lanes_cover_a_ratio_of_one(findings: Findings) -> None:
-    assert len(findings.identicals) == 3
-    for pair in findings.identicals:
-        assert pair.ratio.covers(1.0)
-        assert 0 < pair.visible_us < 10
+def test_identical_lanes_cover_a_ratio_of_one_as_often_as_they_should(tmp_path: Path) -> None:
+    pairs = [
+        found_in(tmp_path / str(seed), blocks(fixed_ns=FOUR_LANES, services=(1,), seed=seed)).identicals[0]
+        for seed in range(20)
+    ]
+
+    assert sum(pair.ratio.covers(1.0) for pair in pairs) >= 17
+    assert all(0 < pair.visible_us < 10 for pair in pairs)
 
 
 def test_the_slope_of_iptables_is_found_and_ipvs_is_flat(findings: Findings) -> None:
