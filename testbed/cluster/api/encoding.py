@@ -16,7 +16,7 @@ from testbed.errors import ApiError
 
 JSON = "application/json"
 YAML = "application/yaml"
-OPENAPI_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+OPENAPI_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 
 _LINE_START = {
     kind: b'{"type":"' + kind.encode() + b'","object":' for kind in ("ADDED", "MODIFIED", "DELETED")
