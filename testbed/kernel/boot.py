@@ -11,7 +11,6 @@ happens inside; that is `testbed.kernel.guest`.
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shlex
@@ -50,7 +49,7 @@ def boot(plan: Plan, guest: GuestPlan, lifeline: Lifeline, control: Line, storag
             os.set_inheritable(fd, True)
         # A panic ends in abort(), and a core file would be as large as the guest's memory.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.execv(guest.program, argv)
+        os.execv(guest.program, argv)  # noqa: S606 - it is our own command line
 
     return run_until_done(execute, lifeline, relays={output[0]: 1, error[0]: 2})
 
@@ -80,7 +79,11 @@ def _write_init(plan: Plan, storage: Path) -> Path:
     plan_path = storage / "plan.json"
     plan_path.write_text(plan.to_json())
     script = storage / "init"
-    exports = [f"export {name}={shlex.quote(value)}" for name, value in plan.environment.items() if name.isidentifier()]
+    exports = [
+        f"export {name}={shlex.quote(value)}"
+        for name, value in plan.environment.items()
+        if name.isidentifier()
+    ]
     start = shlex.join([plan.interpreter, "-P", "-m", "testbed.kernel.guest", str(plan_path)])
     script.write_text("\n".join(["#!/bin/sh", *exports, f"exec {start}", ""]))
     script.chmod(0o700)

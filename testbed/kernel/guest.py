@@ -13,12 +13,12 @@ import shlex
 import sys
 import termios
 import tty
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from testbed.errors import MachineLacks, TestbedError
+from testbed.errors import TestbedError
 from testbed.kernel.init import run_until_done
-from testbed.kernel.job import CRASHED, pack_error, run_entry
+from testbed.kernel.job import CRASHED, enter_place, pack_error, run_entry
 from testbed.kernel.line import Line
 from testbed.kernel.plan import GuestPlan, Plan
 from testbed.net import sandbox, syscalls
@@ -61,9 +61,7 @@ def _serve(plan: Plan, control: Line) -> int:
     _mount_directories(plan)
     sandbox.raise_limits()
     sandbox.set_loopback_up()
-    os.environ.clear()
-    os.environ.update(plan.environment)
-    os.chdir("/")
+    enter_place(plan.environment, plan.directory)
     _load_modules(plan.guest)
     return run_until_done(lambda: _run_job(plan, control), Lifeline(()), control)
 
@@ -98,18 +96,11 @@ def _load_modules(guest: GuestPlan) -> None:
     """Make modules loadable, by the kernel itself too, and load those of the job's modes.
 
     Raises:
-        MachineLacks: no modules for this kernel, or one of them does not load.
+        CommandFailed: one of them does not load.
     """
-    release = platform.release()
-    found = next((path for path in _module_directories(guest, release) if (path / "modules.dep").exists()), None)
-    if found is None:
-        raise MachineLacks(
-            f"no modules for user-mode Linux {release} in {', '.join(guest.modules)}",
-            "apt-get install user-mode-linux, or name their directory in TESTBED_UML_MODULES",
-        )
     home = _MODULES_ROOT / "lib/modules"
     home.mkdir(parents=True)
-    (home / release).symlink_to(found)
+    (home / platform.release()).symlink_to(guest.modules)
     modprobe = [find_tool("modprobe"), "-d", str(_MODULES_ROOT)]
     wrapper = _MODULES_ROOT / "modprobe"
     wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(modprobe)} "$@"\n')
@@ -117,12 +108,6 @@ def _load_modules(guest: GuestPlan) -> None:
     Path("/proc/sys/kernel/modprobe").write_text(str(wrapper))
     wanted = dict.fromkeys((*_ALWAYS, *(name for mode in guest.modes for name in _PER_MODE.get(mode, ()))))
     run([*modprobe, "-a", *wanted])
-
-
-def _module_directories(guest: GuestPlan, release: str) -> Iterator[Path]:
-    for path in map(Path, guest.modules):
-        yield path / release
-        yield path
 
 
 if __name__ == "__main__":

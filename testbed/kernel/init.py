@@ -84,6 +84,17 @@ def fork(main: Callable[[], int]) -> int:
         os._exit(status & 0xFF)
 
 
+def wait_for_end(child: int, lifeline: Lifeline) -> int:
+    """Return the exit status of `child` once it ends; kill it when the lifeline breaks."""
+    pidfd = os.pidfd_open(child)
+    poll = select.poll()
+    lifeline.watch(poll)
+    poll.register(pidfd, select.POLLIN)
+    if pidfd not in {fd for fd, _ in poll.poll()}:
+        os.kill(child, signal.SIGKILL)
+    return shell_status(os.waitpid(child, 0)[1])
+
+
 def shell_status(wait_status: int) -> int:
     """Turn a status of waitpid(2) into what a shell calls it: 128 + n for signal n."""
     code = os.waitstatus_to_exitcode(wait_status)
@@ -121,7 +132,9 @@ def _reap(child: int) -> int | None:
             return None
         if pid == child:
             if os.WIFSIGNALED(status):
-                print(f"testbed: the job {describe_status(-os.WTERMSIG(status))}", file=sys.stderr, flush=True)
+                print(
+                    f"testbed: the job {describe_status(-os.WTERMSIG(status))}", file=sys.stderr, flush=True
+                )
             return shell_status(status)
 
 

@@ -7,14 +7,17 @@ know which kernel runs it.
 from __future__ import annotations
 
 import importlib
+import os
 import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from testbed.errors import MachineLacks, ProcessDied, TestbedError, UserError
 from testbed.kernel.line import Line
+from testbed.net.sandbox import SandboxForbidden
 
 CRASHED = 1
 INTERRUPTED = 130
@@ -38,10 +41,21 @@ class Job:
     arguments: dict[str, Any] = field(default_factory=dict)
     writable: Path | None = None
     modes: frozenset[str] = frozenset()
-    memory_mb: int = 1024
+    memory_mb: int = 2048
 
 
-def run_entry(entry: str, arguments: dict[str, Any], line: Line, report: Callable[[Mapping[str, Any]], None]) -> int:
+def enter_place(environment: Mapping[str, str], directory: str) -> None:
+    """Give this process the job's environment, and put it where the launcher is if that can be entered."""
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir("/")
+    with suppress(OSError):
+        os.chdir(directory)
+
+
+def run_entry(
+    entry: str, arguments: dict[str, Any], line: Line, report: Callable[[Mapping[str, Any]], None]
+) -> int:
     """Call the entry and return its exit status; an error goes to `report` in a form that can cross over."""
     try:
         line.send({"hello": entry})
@@ -60,6 +74,8 @@ def pack_error(error: BaseException) -> dict[str, Any]:
     """Describe an error so that `unpack_error` can raise it in another process."""
     packed: dict[str, Any] = {"text": str(error), "kind": "crash"}
     match error:
+        case SandboxForbidden(what=what, remedy=remedy):
+            packed |= {"kind": "forbidden", "what": what, "remedy": remedy}
         case MachineLacks(what=what, remedy=remedy):
             packed |= {"kind": "lacks", "what": what, "remedy": remedy}
         case UserError():
@@ -74,6 +90,8 @@ def pack_error(error: BaseException) -> dict[str, Any]:
 def unpack_error(packed: Mapping[str, Any]) -> TestbedError:
     """Return the error that `pack_error` described; one that was no `TestbedError` is a dead process."""
     match packed["kind"]:
+        case "forbidden":
+            return SandboxForbidden(packed["what"], packed["remedy"])
         case "lacks":
             return MachineLacks(packed["what"], packed["remedy"])
         case "user":

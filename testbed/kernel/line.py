@@ -5,8 +5,8 @@ bytes both ways: a socket pair on the host, a serial line (`/dev/ttyN`) inside a
 messages mean.
 
 A serial line of user-mode Linux goes deaf for ever once its reader is 4 kB behind (the driver disables its
-interrupt and does not enable it again; seen with 6.1). Towards a guest a line is therefore *paced*: no more than
-a window is under way, and the reader answers each part of it with one byte that no JSON text contains.
+interrupt and does not enable it again; seen with 6.1). Towards a guest a line is therefore *paced*: no more
+than a window is under way, and the reader answers each part of it with a byte that no JSON text contains.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class Line:
                 _poll(self._fd, select.POLLOUT, None)
 
     def _write(self, data: memoryview) -> int:
-        """Write some of `data`, and take in what arrives while that is not possible; return how much it was."""
+        """Write some of `data` and return how much; while none can be, take in what arrives."""
         part = data if self._window is None else data[: self._window]
         written = self._try_to_write(part) if part else 0
         if self._window is not None:

@@ -14,13 +14,13 @@ from typing import Any, Self
 
 @dataclass(frozen=True)
 class GuestPlan:
-    """A user-mode Linux to boot: its program, where its modules may be, and what it gets.
+    """A user-mode Linux to boot: its program, the directory of its modules, and what it gets.
 
     `storage` is an existing private directory for a guest without a sandbox around it, else None.
     """
 
     program: str
-    modules: tuple[str, ...]
+    modules: str
     modes: tuple[str, ...]
     memory_mb: int
     console_fd: int
@@ -70,7 +70,7 @@ class Plan:
         for name in ("writable", "kept"):
             fields[name] = tuple(fields[name])
         if guest := fields.pop("guest"):
-            guest |= {"modules": tuple(guest["modules"]), "modes": tuple(guest["modes"])}
+            guest["modes"] = tuple(guest["modes"])
             return cls(**fields, guest=GuestPlan(**guest))
         return cls(**fields)
 

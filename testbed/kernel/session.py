@@ -39,7 +39,14 @@ class Session:
         notes: what the user should know about this session, one sentence each.
     """
 
-    def __init__(self, plan_for: Callable[[SessionFds], Plan], *, hello_timeout_s: float, paced: bool, notes: Sequence[str]) -> None:
+    def __init__(
+        self,
+        plan_for: Callable[[SessionFds], Plan],
+        *,
+        hello_timeout_s: float,
+        paced: bool = False,
+        notes: Sequence[str] = (),
+    ) -> None:
         """Start the session of the plan that `plan_for` makes around the given descriptors, await the hello.
 
         Raises:
@@ -100,7 +107,9 @@ class Session:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _await_hello(self, timeout_s: float) -> None:

@@ -10,7 +10,6 @@ whatever its launcher is.
 from __future__ import annotations
 
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -18,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from testbed.errors import ProcessDied, TestbedError
-from testbed.kernel.init import KILLED, ensure_standard_streams, fork, run_until_done, shell_status
-from testbed.kernel.job import CRASHED, pack_error, run_entry
+from testbed.kernel.init import ensure_standard_streams, fork, run_until_done, wait_for_end
+from testbed.kernel.job import CRASHED, enter_place, pack_error, run_entry
 from testbed.kernel.line import Line
 from testbed.kernel.plan import Plan
 from testbed.net import sandbox
@@ -36,6 +35,11 @@ def main(argv: Sequence[str]) -> int:
     control = Line(plan.control_fd, name="the launcher")
     lifeline = Lifeline.of_launcher(plan.lifeline_fd, plan.launcher_pid)
     sandbox.raise_limits()
+    if plan.guest is not None and plan.guest.storage is not None:
+        from testbed.kernel.unprotected import supervise_unprotected
+
+        guest, storage = plan.guest, Path(plan.guest.storage)
+        return _telling(control, lambda: supervise_unprotected(plan, guest, storage, control, lifeline))
     return _telling(control, lambda: supervise(plan, control, lifeline))
 
 
@@ -47,7 +51,7 @@ def supervise(plan: Plan, control: Line, lifeline: Lifeline) -> int:
     child = fork(lambda: _telling(control, lambda: be_pid_1(plan, control, watched)))
     os.close(plan.line_fd)
     control.close()
-    return _wait(child, lifeline)
+    return wait_for_end(child, lifeline)
 
 
 def be_pid_1(plan: Plan, control: Line, lifeline: Lifeline) -> int:
@@ -59,7 +63,6 @@ def be_pid_1(plan: Plan, control: Line, lifeline: Lifeline) -> int:
             private_storage_mb=plan.private_storage_mb,
         )
     )
-    enter_directory(plan.directory)
     if plan.guest is not None:
         from testbed.kernel.boot import boot
 
@@ -69,30 +72,11 @@ def be_pid_1(plan: Plan, control: Line, lifeline: Lifeline) -> int:
     return status
 
 
-def enter_directory(directory: str) -> None:
-    """Go where the launcher is, if that can be entered here, else to the root."""
-    os.chdir("/")
-    with suppress(OSError):
-        os.chdir(directory)
-
-
 def run_job(plan: Plan, control: Line) -> int:
     """Be the job's process: its environment, its line, its entry."""
-    os.environ.clear()
-    os.environ.update(plan.environment)
+    enter_place(plan.environment, plan.directory)
     line = Line(plan.line_fd, name="the launcher")
     return run_entry(plan.entry, plan.arguments, line, control.send)
-
-
-def _wait(child: int, lifeline: Lifeline) -> int:
-    child_pidfd = os.pidfd_open(child)
-    poll = select.poll()
-    lifeline.watch(poll)
-    poll.register(child_pidfd, select.POLLIN)
-    if child_pidfd not in {fd for fd, _ in poll.poll()}:
-        os.kill(child, signal.SIGKILL)
-        return KILLED
-    return shell_status(os.waitpid(child, 0)[1])
 
 
 def _telling(control: Line, work: Callable[[], int]) -> int:

@@ -3,51 +3,166 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
+from testbed.errors import CommandFailed, MachineLacks
+from testbed.kernel.features import MODES, PROBE, Features, No, hear_features
 from testbed.kernel.job import Job
 from testbed.kernel.plan import GuestPlan
 from testbed.kernel.prepare import plan_job
 from testbed.kernel.session import Session
+from testbed.kernel.unprotected import make_storage
+from testbed.net.process import run
+from testbed.net.sandbox import SandboxForbidden
 from testbed.net.tools import find_tool, tools_root
 
-# A loaded two-core machine took 20 s at worst.
+# A boot takes 2 s on an idle machine, and took 20 s at worst beside other work on two cores.
 _HELLO_TIMEOUT_S = 120.0
 _MODULES = "usr/lib/uml/modules"
+_NEEDED_MODULES = {"ipvs": ("ip_vs", "dummy"), "iptables": ("iptable_nat",), "userspace": ("iptable_nat",)}
+_NEEDED_TOOLS = {
+    "ipvs": ("iptables-legacy-restore", "ipset"),
+    "iptables": ("iptables-legacy-restore",),
+    "userspace": ("iptables-legacy-restore",),
+}
+_ELSEWHERE = "use the machine's own kernel: --kernel host"
+# What is left over when a guest's memory does not fit any more is a dead machine, not an error message.
+_SPARE_MB = 128
+
+
+@dataclass(frozen=True)
+class _Program:
+    path: str
+    release: str
+    modules: Path
 
 
 class UmlKernel:
-    """The kernel in Debian's `user-mode-linux`, or the one that TESTBED_UML names."""
+    """The kernel in Debian's `user-mode-linux`; TESTBED_UML and TESTBED_UML_MODULES name another one."""
 
     name = "uml"
 
     def start(self, job: Job) -> Session:
-        """Boot a guest and start a job in it.
+        """Boot a guest and start a job in it; returns when it has begun.
+
+        Where the machine does not let this user build a sandbox, the guest runs without one around it and the
+        session's notes say so.
 
         Raises:
-            MachineLacks: no user-mode Linux here, or something that it needs is missing.
+            MachineLacks: no user-mode Linux here, too little memory, or something that it needs is missing.
             BadResults: the job's writable directory cannot be written.
             ProcessDied: the guest's kernel ended before the job began; the evidence is its console.
+            WaitTimeout: the guest does not get as far as the job.
         """
-        program = os.environ.get("TESTBED_UML") or find_tool("linux.uml")
+        _check_memory(job.memory_mb)
+        try:
+            return self._boot(job)
+        except SandboxForbidden as forbidden:
+            return self._boot_unprotected(job, forbidden)
+
+    def features(self) -> Features:
+        """Boot a guest and try out what it can do (4 s); asked once."""
+        return self._features
+
+    def lacking(self, modes: Iterable[str]) -> dict[str, No]:
+        """Those of `modes` that cannot run here, as far as can be told without booting."""
+        refusals: dict[str, No] = {}
+        for mode in modes:
+            if mode != "direct":
+                try:
+                    self._check_mode(mode)
+                except MachineLacks as lacking:
+                    refusals[mode] = No(lacking.what, lacking.remedy)
+        return refusals
+
+    @cached_property
+    def _features(self) -> Features:
+        job = Job(
+            entry=PROBE, arguments={"elsewhere": _ELSEWHERE}, modes=frozenset(_NEEDED_MODULES), memory_mb=512
+        )
+        with self.start(job) as session:
+            return hear_features(self.name, session)
+
+    @cached_property
+    def _program(self) -> _Program:
+        path = os.environ.get("TESTBED_UML") or find_tool("linux.uml")
+        try:
+            release = run([path, "--version"]).stdout.strip()
+        except (CommandFailed, OSError) as error:
+            raise MachineLacks(
+                f"{path} does not run: {error}", "name another with TESTBED_UML=..."
+            ) from error
+        return _Program(path, release, _find_modules(release))
+
+    def _check_mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise MachineLacks(f"{mode!r} is not a mode", f"choose among {', '.join(MODES)}")
+        if mode not in _NEEDED_MODULES:
+            raise MachineLacks(f"user-mode Linux has no {mode} for IPv4", _ELSEWHERE)
+        find_tool("modprobe")
+        for tool in _NEEDED_TOOLS[mode]:
+            find_tool(tool)
+        index = (self._program.modules / "modules.dep").read_text()
+        for module in _NEEDED_MODULES[mode]:
+            if f"/{module}.ko" not in index:
+                raise MachineLacks(f"{self._program.path} has no module {module}", _ELSEWHERE)
+
+    def _boot(self, job: Job, storage: Path | None = None, notes: tuple[str, ...] = ()) -> Session:
+        program = self._program
+        modes = tuple(sorted(job.modes))
         return Session(
             lambda fds: plan_job(
                 job,
                 fds,
                 GuestPlan(
-                    program=program,
-                    modules=_module_directories(),
-                    modes=tuple(sorted(job.modes)),
+                    program=program.path,
+                    modules=str(program.modules),
+                    modes=modes,
                     memory_mb=job.memory_mb,
                     console_fd=fds.console,
+                    storage=str(storage) if storage else None,
                 ),
             ),
             hello_timeout_s=_HELLO_TIMEOUT_S,
             paced=True,
-            notes=(),
+            notes=notes,
         )
 
+    def _boot_unprotected(self, job: Job, forbidden: SandboxForbidden) -> Session:
+        storage = make_storage(job.memory_mb)
+        note = (
+            f"{forbidden.what}; the guest runs without one: files are protected from it only by their "
+            "permissions, and a kill of its supervising process leaves helper processes behind. "
+            f"For full protection: {forbidden.remedy}"
+        )
+        try:
+            return self._boot(job, storage, (note,))
+        except BaseException:
+            shutil.rmtree(storage, ignore_errors=True)
+            raise
 
-def _module_directories() -> tuple[str, ...]:
-    if named := os.environ.get("TESTBED_UML_MODULES"):
-        return (os.path.abspath(named),)
-    return (f"/{_MODULES}", str(tools_root() / _MODULES))
+
+def _find_modules(release: str) -> Path:
+    named = os.environ.get("TESTBED_UML_MODULES")
+    places = [Path(named).absolute()] if named else [Path("/", _MODULES), tools_root() / _MODULES]
+    for directory in (path for place in places for path in (place / release, place)):
+        if (directory / "modules.dep").exists():
+            return directory
+    raise MachineLacks(
+        f"no modules for user-mode Linux {release} in {' or '.join(map(str, places))}",
+        "apt-get install user-mode-linux, or name their directory with TESTBED_UML_MODULES=...",
+    )
+
+
+def _check_memory(memory_mb: int) -> None:
+    fields = dict(field.split(":") for field in Path("/proc/meminfo").read_text().splitlines())
+    free_mb = int(fields["MemAvailable"].split()[0]) // 1024
+    if free_mb < memory_mb + _SPARE_MB:
+        raise MachineLacks(
+            f"a guest with {memory_mb} MB does not fit into the {free_mb} MB of memory that are free",
+            "end other programs",
+        )

@@ -30,8 +30,9 @@ from testbed.net.syscalls import MS_BIND, MS_NODEV, MS_NOEXEC, MS_NOSUID, MS_PRI
 RUN = Path("/run")
 TEMPORARY = RUN / "tmp"
 HOME = RUN / "home"
-# Directories that get private contents, so that what they hold of the machine's vanishes from sight.
-COVERED = (RUN, Path("/dev/shm"))
+# Directories that get private contents, so that what they hold of the machine vanishes from sight.
+SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - it becomes private
+COVERED = (RUN, SHARED_MEMORY)
 
 # <linux/capability.h>
 _CAP_NET_ADMIN = 12
@@ -119,7 +120,7 @@ def mount_private(storage_mb: int) -> None:
     for directory in COVERED:
         # Programs run from here: a guest's memory is a mapped file in TEMPORARY, which noexec would break.
         mount("tmpfs", str(directory), "tmpfs", MS_NOSUID | MS_NODEV, f"size={storage_mb}m,mode=0755")
-    Path("/dev/shm").chmod(0o1777)
+    SHARED_MEMORY.chmod(0o1777)
     for directory in (TEMPORARY, HOME, RUN / "netns", RUN / "lock"):
         directory.mkdir()
     TEMPORARY.chmod(0o1777)

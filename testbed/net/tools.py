@@ -72,7 +72,7 @@ def tool_environment() -> dict[str, str]:
 def tools_root() -> Path:
     """Return the private tools tree: `$TESTBED_TOOLS`, or `testbed/tools` in the user's cache.
 
-    Inside a sandbox the home directory is another one: there only the variable tells, so the launcher sets it.
+    Inside a sandbox the home directory is another one, so the launcher sets the variable for it.
     """
     if named := os.environ.get("TESTBED_TOOLS"):
         return Path(named).absolute()

@@ -1,0 +1,69 @@
+"""Choose the kernel for a set of modes, and say why in one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+
+from testbed.errors import MachineLacks, UserError
+from testbed.kernel.features import No
+from testbed.kernel.host import HostKernel
+from testbed.kernel.protocol import Kernel
+from testbed.kernel.uml import UmlKernel
+
+AUTO = "auto"
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """Return every kernel there is, in the order in which `auto` prefers them."""
+    return (HostKernel(), UmlKernel())
+
+
+def choose(wanted: str, modes: Iterable[str]) -> tuple[Kernel, str]:
+    """Return the kernel called `wanted`, or for `auto` the first with every mode, and why it is that one.
+
+    Raises:
+        UserError: no kernel is called so.
+        MachineLacks: the kernel, or each one, lacks a mode; the remedies are those of the first.
+    """
+    require_linux()
+    candidates = [kernel for kernel in kernels() if wanted in (AUTO, kernel.name)]
+    if not candidates:
+        names = ", ".join(kernel.name for kernel in kernels())
+        raise UserError(f"no kernel is called {wanted!r} (choose {AUTO} or one of {names})")
+    modes = list(dict.fromkeys(modes))
+    refusals: dict[str, Mapping[str, No]] = {}
+    for kernel in candidates:
+        refusals[kernel.name] = kernel.lacking(modes)
+        if not refusals[kernel.name]:
+            return kernel, _reason(kernel, wanted, refusals)
+    raise _nothing_fits(refusals)
+
+
+def require_linux() -> None:
+    """Raise MachineLacks on a system that is not Linux."""
+    if sys.platform != "linux":
+        raise MachineLacks(
+            f"testbed builds on Linux namespaces, and this system is {sys.platform}", "run it on Linux"
+        )
+
+
+def _reason(kernel: Kernel, wanted: str, refusals: Mapping[str, Mapping[str, No]]) -> str:
+    if wanted != AUTO:
+        return "as asked for"
+    passed_over = [
+        f"the {name} kernel lacks {mode}: {answer.reason}"
+        for name, answers in refusals.items()
+        for mode, answer in list(answers.items())[:1]
+    ]
+    return "; ".join(passed_over) or "it has every mode that is wanted"
+
+
+def _nothing_fits(refusals: Mapping[str, Mapping[str, No]]) -> MachineLacks:
+    reasons = [
+        f"the {name} kernel lacks {mode}: {answer.reason}"
+        for name, answers in refusals.items()
+        for mode, answer in answers.items()
+    ]
+    remedies = dict.fromkeys(answer.remedy for answers in refusals.values() for answer in answers.values())
+    return MachineLacks("; ".join(reasons), "; or ".join(remedies))
