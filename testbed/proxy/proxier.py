@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Protocol
 
 from testbed.proxy.model import Family, ServicePortName
 from testbed.proxy.servicemap import ServiceMap
-
-_NOTHING: Mapping[str, int] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +65,9 @@ class SyncResult:
     full: bool
     rules_written: int = 0
     bytes_written: int = 0
-    rules_last: Mapping[str, int] = field(default=_NOTHING)
-    rules_total: Mapping[str, int] = field(default=_NOTHING)
-    no_local_endpoints: Mapping[str, int] = field(default=_NOTHING)
+    rules_last: Mapping[str, int] = field(default_factory=dict)
+    rules_total: Mapping[str, int] = field(default_factory=dict)
+    no_local_endpoints: Mapping[str, int] = field(default_factory=dict)
     again_after_s: float | None = None
 
 

@@ -7,7 +7,8 @@ iptables rules.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,11 +55,11 @@ class Iptables:
     or the kernel's tables are missing.
     """
 
-    def __init__(self, family: Family = Family.IPV4, variant: str = "auto") -> None:
+    def __init__(self, family: Family = Family.IPV4, variant: str = "auto", *, probe: bool = True) -> None:
         self.family = family
         self._command = "iptables" if family is Family.IPV4 else "ip6tables"
-        self._env = {**os.environ, **_lock_of_namespace()}
-        self.variant = self._choose(variant)
+        self._env = _lock_of_namespace()
+        self.variant = self._choose(variant) if probe else variant
 
     def restore(self, text: str | bytes) -> None:
         """Apply `*table ... COMMIT` sections in one call of `iptables-restore --noflush`.
@@ -94,11 +95,12 @@ class Iptables:
             for table in _tables(jumps)
         )
 
-    def remove_chains(self, table: str, chains: Iterable[str]) -> None:
-        """Delete chains of ours that exist, with their rules, at once. Nothing else may jump to them."""
-        doomed = sorted(set(chains) & chains_in(self.save(table)))
-        lines = [f":{chain} - [0:0]" for chain in doomed] + [f"-X {chain}" for chain in doomed]
-        self._restore_sections([(table, lines)])
+    def remove_chains(self, table: str, chains: Iterable[str], prefixes: tuple[str, ...] = ()) -> None:
+        """Delete chains of these names, or that begin so, with their rules and all jumps to them, at once."""
+        saved = self.save(table)
+        present = chains_in(saved)
+        doomed = present.intersection(chains) | {chain for chain in present if chain.startswith(prefixes)}
+        self._restore_sections([(table, removal(saved, doomed))])
 
     def canary_sings(self, table: str) -> bool:
         """False when the table was flushed since the canary chain was written (see `canary_lines`)."""
@@ -139,7 +141,7 @@ def section(table: str, lines: Iterable[str]) -> str:
 
 
 def canary_lines() -> tuple[str, str]:
-    """The lines that put the canary chain into a table's section."""
+    """The lines that put the canary chain into a table's section; the rule also tells of a mere `-F`."""
     return f":{CANARY} - [0:0]", f"-A {CANARY} -j RETURN"
 
 
@@ -159,14 +161,31 @@ def present_jumps(jumps: Sequence[Jump], saved: str) -> list[str]:
     return [f"-D{rule[2:]}" for jump in jumps for rule in _places(jump, rules)]
 
 
+def removal(saved: str, doomed: Collection[str]) -> list[str]:
+    """Restore lines that delete existing chains; `saved` is the table in `iptables-save` form."""
+    jumps = [
+        f"-D{rule[2:]}"
+        for rule in saved.splitlines()
+        if rule.startswith("-A ") and _target(rule) in doomed and rule.split(" ", 2)[1] not in doomed
+    ]
+    chains = sorted(doomed)
+    return [*(f":{chain} - [0:0]" for chain in chains), *jumps, *(f"-X {chain}" for chain in chains)]
+
+
 def chains_in(saved: str) -> set[str]:
     """Names of the chains that `iptables-save` printed."""
-    return {line[1 : line.index(" ")] for line in saved.splitlines() if line.startswith(":")}
+    return set(re.findall(r"^:(\S+) ", saved, re.MULTILINE))  # no list of lines: a table may have 200,000
 
 
 def _places(jump: Jump, rules: Sequence[str]) -> list[str]:
     start, end = f"-A {jump.chain} ", f" -j {jump.target}"
     return [rule for rule in rules if rule.startswith(start) and rule.endswith(end) and jump.comment in rule]
+
+
+def _target(rule: str) -> str:
+    """The chain a rule jumps to, empty if it has none; -j stands last but for a target's own options."""
+    _, _, target = rule.rpartition(" -j ")
+    return target.split(" ", 1)[0]
 
 
 def _tables(jumps: Sequence[Jump]) -> list[str]:
