@@ -72,7 +72,7 @@ class _Absent(Exception):
 
 
 def main(arguments: dict[str, Any], line: Line) -> int:
-    """Job entry: send one message with everything found; `elsewhere` is the remedy where nothing here helps."""
+    """Job entry: send one message with all that was found; `elsewhere` is the remedy where none helps here."""
     elsewhere = arguments["elsewhere"]
     line.send(find_features(elsewhere))
     return 0
@@ -84,9 +84,7 @@ def find_features(elsewhere: str) -> dict[str, Any]:
     def try_to(trial: Callable[[], object]) -> dict[str, str] | None:
         return refusal(trial, elsewhere)
 
-    variants = {
-        name: try_to(lambda name=name: try_rules(name, _IPTABLES_RULES)) for name in ("legacy", "nft")
-    }
+    variants = {name: try_to(partial(try_rules, name, _IPTABLES_RULES)) for name in ("legacy", "nft")}
     working = [name for name, answer in variants.items() if answer is None]
     any_variant = None if working else variants["legacy"]
     ipset = try_to(try_ipset)
