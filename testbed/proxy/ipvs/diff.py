@@ -8,8 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from testbed.proxy.ipvs import sets
 from testbed.proxy.ipvs.model import Balancing, NodeState, RealServer, VirtualServer
 from testbed.proxy.ipvs.plan import Touched, Wanted
+from testbed.proxy.model import Family
 
 
 @dataclass(slots=True)
@@ -107,3 +109,12 @@ def own_servers(
         if server.address in state.addresses
         or (server.address in here and (server.protocol, server.port) in ports)
     }
+
+
+def node_ports_of(state: NodeState, family: Family) -> list[tuple[str, int]]:
+    """Protocol and number of the NodePorts that the node's sets hold."""
+    return [
+        (protocol, int(member.rpartition(":")[2]))
+        for protocol, (kind, _) in sets.NODE_PORT_SETS.items()
+        for member in state.sets.get(sets.set_name(kind, family), ())
+    ]

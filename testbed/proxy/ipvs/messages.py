@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
-from typing import NamedTuple
 
-from testbed.proxy.ipvs.model import HASHED, Balancing, RealServer, VirtualServer
+from testbed.net.netlink import NLA_F_NESTED, attribute, attributes, text, u32
+from testbed.proxy.ipvs.model import HASHED, Balancing, RealServer, Status, VirtualServer
 
 FAMILY_NAME = "IPVS"
 
@@ -24,8 +23,6 @@ PROTOCOLS = {"TCP": socket.IPPROTO_TCP, "UDP": socket.IPPROTO_UDP, "SCTP": socke
 _PROTOCOL_NAMES = {number: name for name, number in PROTOCOLS.items()}
 
 _VERSION = 1
-_NESTED = 0x8000
-_TYPE_MASK = 0x3FFF
 
 _CMD_SERVICE, _CMD_DEST = 1, 2
 _CMD_TIMEOUT_TCP, _CMD_TIMEOUT_TCP_FIN, _CMD_TIMEOUT_UDP = 4, 5, 6
@@ -38,10 +35,10 @@ _MASQUERADING = 0  # IP_VS_CONN_F_MASQ among the forwarding methods
 _FORWARD_MASK = 0x7
 
 _GENL = struct.Struct("=BBxx")
-_ATTR = struct.Struct("=HH")
 _U16 = struct.Struct("=H")
 _U32 = struct.Struct("=I")
 _I32 = struct.Struct("=i")
+_FLAGS = struct.Struct("=II")
 # Headers are in the host's byte order, addresses and ports in the network's; every attribute is padded to 4.
 _SERVER = struct.Struct("=HH HHH2x HHH2x HH16s HHH2x")
 _REAL = struct.Struct("=HH HH16s HHH2x")
@@ -52,12 +49,11 @@ def server_payload(command: int, server: VirtualServer, balancing: Balancing | N
     """NEW_SERVICE and SET_SERVICE (with `balancing`); DEL_SERVICE and GET_DEST (without)."""
     if balancing is None:
         return _GENL.pack(command, _VERSION) + _server(server, b"")
-    scheduler = balancing.scheduler.encode() + b"\0"
     settings = (
-        _attribute(_SVC_SCHED_NAME, scheduler)
-        + _attribute(_SVC_FLAGS, _U32.pack(balancing.flags) + _U32.pack(0xFFFFFFFF))
-        + _attribute(_SVC_TIMEOUT, _U32.pack(balancing.timeout_s))
-        + _attribute(_SVC_NETMASK, _whole_address(server.address))
+        text(_SVC_SCHED_NAME, balancing.scheduler)
+        + attribute(_SVC_FLAGS, _FLAGS.pack(balancing.flags, 0xFFFFFFFF))
+        + u32(_SVC_TIMEOUT, balancing.timeout_s)
+        + attribute(_SVC_NETMASK, _whole_address(server.address))
     )
     return _GENL.pack(command, _VERSION) + _server(server, settings)
 
@@ -71,9 +67,9 @@ def timeouts_payload(tcp_s: int, tcp_fin_s: int, udp_s: int) -> bytes:
     """SET_CONFIG with the connection timeouts; 0 keeps what the kernel has."""
     return (
         _GENL.pack(SET_CONFIG, _VERSION)
-        + _attribute(_CMD_TIMEOUT_TCP, _U32.pack(tcp_s))
-        + _attribute(_CMD_TIMEOUT_TCP_FIN, _U32.pack(tcp_fin_s))
-        + _attribute(_CMD_TIMEOUT_UDP, _U32.pack(udp_s))
+        + u32(_CMD_TIMEOUT_TCP, tcp_s)
+        + u32(_CMD_TIMEOUT_TCP_FIN, tcp_fin_s)
+        + u32(_CMD_TIMEOUT_UDP, udp_s)
     )
 
 
@@ -99,18 +95,9 @@ class RealServerEncoder:
         return self._delete + _real(real, _REAL.size)
 
 
-class RealServerStatus(NamedTuple):
-    """One real server as the kernel describes it; a weight of -1 means that it does not masquerade."""
-
-    real: RealServer
-    weight: int
-    active_connections: int
-    inactive_connections: int
-
-
 def read_server(payload: bytes) -> tuple[VirtualServer, Balancing] | None:
     """Decode one reply to a dump of virtual servers; None for one by firewall mark or unknown protocol."""
-    found = dict(_attributes(dict(_attributes(payload, _GENL.size))[_CMD_SERVICE]))
+    found = attributes(attributes(payload, _GENL.size)[_CMD_SERVICE])
     if _SVC_ADDR not in found or _SVC_PROTOCOL not in found:
         return None
     protocol = _PROTOCOL_NAMES.get(_U16.unpack(found[_SVC_PROTOCOL])[0])
@@ -123,22 +110,22 @@ def read_server(payload: bytes) -> tuple[VirtualServer, Balancing] | None:
     return server, Balancing(scheduler, flags, _U32.unpack(found[_SVC_TIMEOUT])[0])
 
 
-def read_real(payload: bytes, server: VirtualServer) -> RealServerStatus:
+def read_real(payload: bytes, server: VirtualServer) -> tuple[RealServer, Status]:
     """Decode one reply to a dump of the real servers of `server`."""
-    found = dict(_attributes(dict(_attributes(payload, _GENL.size))[_CMD_DEST]))
+    found = attributes(attributes(payload, _GENL.size)[_CMD_DEST])
     family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
     real = RealServer(_read_address(found[_DEST_ADDR], family), _read_port(found[_DEST_PORT]))
     method = _U32.unpack(found[_DEST_FWD_METHOD])[0] & _FORWARD_MASK
     weight = _I32.unpack(found[_DEST_WEIGHT])[0] if method == _MASQUERADING else -1
     active, inactive = _U32.unpack(found[_DEST_ACTIVE])[0], _U32.unpack(found[_DEST_INACTIVE])[0]
-    return RealServerStatus(real, weight, active, inactive)
+    return real, Status(weight, active, inactive)
 
 
 def _server(server: VirtualServer, settings: bytes) -> bytes:
     family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
     identity = _SERVER.pack(
         _SERVER.size + len(settings),
-        _CMD_SERVICE | _NESTED,
+        _CMD_SERVICE | NLA_F_NESTED,
         *(6, _SVC_AF, family),
         *(6, _SVC_PROTOCOL, PROTOCOLS[server.protocol]),
         *(20, _SVC_ADDR, socket.inet_pton(family, server.address)),
@@ -151,7 +138,9 @@ def _real(real: RealServer, length: int) -> bytes:
     address, port = real
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     packed = socket.inet_pton(family, address)
-    return _REAL.pack(length, _CMD_DEST | _NESTED, 20, _DEST_ADDR, packed, 6, _DEST_PORT, socket.htons(port))
+    return _REAL.pack(
+        length, _CMD_DEST | NLA_F_NESTED, 20, _DEST_ADDR, packed, 6, _DEST_PORT, socket.htons(port)
+    )
 
 
 def _real_settings(weight: int) -> bytes:
@@ -164,19 +153,6 @@ def _real_settings(weight: int) -> bytes:
 
 
 _WEIGHTS = (_real_settings(0), _real_settings(1))
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return _ATTR.pack(_ATTR.size + len(value), kind) + value + b"\0" * (-len(value) % 4)
-
-
-def _attributes(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
-    while offset + _ATTR.size <= len(data):
-        length, kind = _ATTR.unpack_from(data, offset)
-        if length < _ATTR.size:
-            return
-        yield kind & _TYPE_MASK, data[offset + _ATTR.size : offset + length]
-        offset += (length + 3) & ~3
 
 
 def _whole_address(address: str) -> bytes:

@@ -49,6 +49,22 @@ class RealServer(NamedTuple):
     port: int
 
 
+class Status(NamedTuple):
+    """A real server as the kernel describes it; a weight of -1 means that it does not masquerade.
+
+    Active connections are established ones, inactive those that are opening or have ended lately.
+    """
+
+    weight: int
+    active: int
+    inactive: int
+
+    @property
+    def idle(self) -> bool:
+        """No connection is left, not even one in TIME_WAIT."""
+        return not self.active and not self.inactive
+
+
 class Balancing(NamedTuple):
     """How a virtual server spreads connections; `timeout_s` is that of persistence, 0 without it."""
 
@@ -59,10 +75,7 @@ class Balancing(NamedTuple):
 
 @dataclass(slots=True)
 class Live:
-    """What the kernel holds of one virtual server: weights by real server.
-
-    A weight of -1 stands for a real server whose forwarding method is not masquerading.
-    """
+    """What the kernel holds of one virtual server: weights (as in `Status`) by real server."""
 
     balancing: Balancing
     weights: dict[RealServer, int] = field(default_factory=dict)

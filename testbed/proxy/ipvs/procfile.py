@@ -11,33 +11,33 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
-from testbed.proxy.ipvs.model import RealServer, VirtualServer
+from testbed.proxy.ipvs.model import RealServer, Status, VirtualServer
 
 PATH = Path("/proc/thread-self/net/ip_vs")
 _PROTOCOLS = frozenset({"TCP", "UDP", "SCTP"})
 
-Weights = dict[RealServer, int]
+Statuses = dict[RealServer, Status]
 
 
-def read_weights() -> dict[VirtualServer, Weights]:
-    """Weights of all real servers in this thread's network namespace; -1 for one that does not masquerade."""
+def read_all() -> dict[VirtualServer, Statuses]:
+    """All virtual servers of this thread's network namespace with their real servers."""
     with PATH.open(encoding="ascii") as lines:
         return parse(lines)
 
 
-def parse(lines: Iterable[str]) -> dict[VirtualServer, Weights]:
+def parse(lines: Iterable[str]) -> dict[VirtualServer, Statuses]:
     """Read the file's lines: a virtual server's line is followed by one `->` line per real server."""
-    table: dict[VirtualServer, Weights] = {}
-    weights: Weights = {}
+    table: dict[VirtualServer, Statuses] = {}
+    statuses: Statuses = {}
     for line in lines:
         words = line.split()
         if words[0] == "->" and words[1] != "RemoteAddress:Port":
             weight = int(words[3]) if words[2] == "Masq" else -1
-            weights[RealServer(*_place(words[1]))] = weight
+            statuses[RealServer(*_place(words[1]))] = Status(weight, int(words[4]), int(words[5]))
         elif words[0] in _PROTOCOLS:
-            weights = table[VirtualServer(words[0], *_place(words[1]))] = {}
+            statuses = table[VirtualServer(words[0], *_place(words[1]))] = {}
         else:
-            weights = {}  # the head of the table, or a virtual server by firewall mark
+            statuses = {}  # the head of the table, or a virtual server by firewall mark
     return table
 
 

@@ -48,7 +48,10 @@ JUMPS = (
     Jump("filter", "INPUT", "KUBE-IPVS-FILTER", "kubernetes ipvs access filter"),
     Jump("filter", "OUTPUT", "KUBE-IPVS-OUT-FILTER", "kubernetes ipvs access filter"),
 )
-OWN_JUMPS = tuple(jump for jump in JUMPS if jump.target in OWN_CHAINS[jump.table])
+SHARED_CHAINS: Mapping[str, Sequence[str]] = {
+    table: [chain for chain in chains if chain not in OWN_CHAINS[table]] for table, chains in CHAINS.items()
+}
+"""The chains that iptables mode has too, with other rules."""
 
 
 def render_rules(settings: ProxySettings) -> str:
@@ -57,6 +60,18 @@ def render_rules(settings: ProxySettings) -> str:
     return section("nat", [*_declared(NAT_CHAINS), *writer.nat()]) + section(
         "filter", [*_declared(FILTER_CHAINS), *writer.filter()]
     )
+
+
+def count_rules(text: str) -> dict[str, int]:
+    """Rules of restore input, by table."""
+    counts: dict[str, int] = {}
+    table = ""
+    for line in text.splitlines():
+        if line.startswith("*"):
+            table = line[1:]
+        elif line.startswith("-A "):
+            counts[table] = counts.get(table, 0) + 1
+    return counts
 
 
 def _declared(chains: Sequence[str]) -> list[str]:
