@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from functools import partial
+from dataclasses import replace
 from ipaddress import IPv4Network, ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from testbed.spec.mistakes import Mistake, nearest, show
+from testbed.spec.mistakes import Mistake, Path, nearest, show
 from testbed.spec.placement import (
     CLIENT,
     PodSpec,
@@ -19,6 +19,7 @@ from testbed.spec.placement import (
 
 if TYPE_CHECKING:
     from testbed.spec.service import Service
+    from testbed.spec.sweep import Sweep
     from testbed.spec.topology import Topology
     from testbed.spec.workload import Deployment
 
@@ -58,12 +59,13 @@ def _placeable(topology: Topology) -> bool:
 def _families(topology: Topology) -> Iterator[Mistake]:
     families = topology.ip_families
     if list(families) not in (["IPv4"], ["IPv4", "IPv6"]):
-        yield Mistake(("ip_families",), "not a combination that the lab has", "[IPv4] or [IPv4, IPv6]")
+        text = f"[{', '.join(families)}] is not a combination that the lab has"
+        yield Mistake(("ip_families",), text, "[IPv4] or [IPv4, IPv6]")
     for index, service in enumerate(topology.services):
         reads = frozenset({"ip_families"})
         for position, family in enumerate(service.ip_families):
             if family not in families:
-                path = ("services", index, "ip_families", position)
+                path: Path = ("services", index, "ip_families", position)
                 yield Mistake(path, f"the cluster has no {family}", f"add {family} to ip_families", reads)
         if service.ip_family_policy == "RequireDualStack" and len(families) < 2:
             path = ("services", index, "ip_family_policy")
@@ -79,8 +81,11 @@ def _networks(topology: Topology, pods: Sequence[PodSpec]) -> Iterator[Mistake]:
     ):
         for other, theirs in others.items():
             if network.overlaps(theirs):
-                text = f"{network} overlaps {other} {theirs}"
-                yield Mistake((key,), text, "choose another network", frozenset({other}))
+                # Told of the one that the user wrote, where only one of them is.
+                swap = other in topology.model_fields_set and key not in topology.model_fields_set
+                at, mine, its, of = (other, theirs, key, network) if swap else (key, network, other, theirs)
+                text = f"{mine} overlaps {its} {of}"
+                yield Mistake((at,), text, "choose another network", frozenset({its}))
     yield from _room_for_pods(topology, pods)
     wanted = len(topology.services) + (max(topology.sweep.services) if topology.sweep else 0)
     room = topology.service_network.num_addresses - 3
@@ -90,13 +95,15 @@ def _networks(topology: Topology, pods: Sequence[PodSpec]) -> Iterator[Mistake]:
 
 
 def _room_for_pods(topology: Topology, pods: Sequence[PodSpec]) -> Iterator[Mistake]:
+    """Every node needs a network of one size; besides pods, its gateway and two addresses stand in it."""
     most = max(Counter(pod.node for pod in pods).values(), default=topology.pods_per_node + 1)
     network = topology.cluster_network
-    prefix = max(min(24, 32 - (most + 3).bit_length()), 0)
-    if prefix < network.prefixlen or topology.nodes > 2 ** (prefix - network.prefixlen):
-        text = f"{network} has no room for {topology.nodes} nodes with {most} pods each"
-        bits = max(topology.nodes - 1, 0).bit_length()
-        remedy = f"a /{prefix - bits} or wider" if prefix - bits >= 8 else "fewer nodes or pods"
+    wanted = min(24, 32 - (most + 3).bit_length())
+    prefix = max(wanted, network.prefixlen)
+    if topology.nodes > 2 ** (prefix - network.prefixlen) or most > 2 ** (32 - prefix) - 3:
+        text = f"{network} has no room for {topology.nodes} nodes with up to {most} pods"
+        widest = wanted - (topology.nodes - 1).bit_length()
+        remedy = f"a /{widest} or wider" if widest >= 8 else "fewer nodes or pods"
         yield Mistake(("cluster_cidr",), text, remedy, _PODS)
 
 
@@ -111,12 +118,13 @@ def _identity(workload: Deployment) -> tuple[str, str, str]:
 
 
 def _repeated(key: str, identities: Sequence[tuple[str, str, str]]) -> Iterator[Mistake]:
-    first: dict[tuple[str, str, str], int] = {}
+    seen: set[tuple[str, str, str]] = set()
     for index, identity in enumerate(identities):
-        if identity in first:
-            text = f"{show(identity[-1])} is the name of {key}[{first[identity]}] too"
+        kind, namespace, name = identity
+        if identity in seen:
+            text = f"{show(name)} is the name of another {kind} of namespace {show(namespace)}"
             yield Mistake((key, index, "name"), text, "rename one, or change its namespace")
-        first.setdefault(identity, index)
+        seen.add(identity)
 
 
 def _pod_names(topology: Topology, pods: Sequence[PodSpec]) -> Iterator[Mistake]:
@@ -156,7 +164,7 @@ def _endpoints(topology: Topology) -> Iterator[Mistake]:
             yield from _enough(topology, ("services", index, "endpoints"), service.endpoints)
 
 
-def _enough(topology: Topology, path: tuple[str | int, ...], endpoints: int) -> Iterator[Mistake]:
+def _enough(topology: Topology, path: Path, endpoints: int) -> Iterator[Mistake]:
     total = topology.nodes * topology.pods_per_node
     if endpoints > total:
         text = f"{endpoints} endpoints are more than the {total} pods there are"
@@ -191,7 +199,7 @@ def _selectors(topology: Topology, pods: Sequence[PodSpec]) -> Iterator[Mistake]
         if chosen:
             yield from _target_ports(service, index, chosen)
         elif service.endpoints is None and not _sleeping(topology, service):
-            remedy = _selector_remedy(service, anywhere, pods)
+            remedy = _selector_remedy(topology, service)
             wanted = ", ".join(f"{key}: {value}" for key, value in selector.items())
             path = ("services", index, "selector")
             yield Mistake(path, f"no pod has the labels {{{wanted}}}", remedy, _PODS)
@@ -207,12 +215,19 @@ def _sleeping(topology: Topology, service: Service) -> bool:
     )
 
 
-def _selector_remedy(service: Service, elsewhere: Sequence[PodSpec], pods: Sequence[PodSpec]) -> str:
-    if elsewhere:
-        return f"the pods with them are in namespace {elsewhere[0].namespace!r}"
-    present = {f"{key}: {value}" for pod in pods if pod.owner for key, value in pod.labels.items()}
-    missing = [item for item in (service.selector or {}).items() if "{}: {}".format(*item) not in present]
-    return nearest("{}: {}".format(*missing[0]), sorted(present)) if missing else ""
+def _selector_remedy(topology: Topology, service: Service) -> str:
+    """The namespace where the labels are, or the label that is nearest to one that no pod has."""
+    selector = service.selector or {}
+    for workload in topology.deployments:
+        if selects(selector, workload.labels):
+            return (
+                f"they are those of {workload.kind} {workload.name} in namespace {show(workload.namespace)}"
+            )
+    present = {
+        f"{key}: {value}" for workload in topology.deployments for key, value in workload.labels.items()
+    }
+    wanted = [f"{key}: {value}" for key, value in selector.items()]
+    return next((nearest(label, sorted(present)) for label in wanted if label not in present), "")
 
 
 def _target_ports(service: Service, index: int, chosen: Sequence[PodSpec]) -> Iterator[Mistake]:
@@ -225,7 +240,7 @@ def _target_ports(service: Service, index: int, chosen: Sequence[PodSpec]) -> It
 
 
 def _addresses(topology: Topology) -> Iterator[Mistake]:
-    holders: dict[str, int] = {}
+    holders: dict[str, str] = {}
     for index, service in enumerate(topology.services):
         if service.cluster_ip is None or service.headless:
             continue
@@ -239,14 +254,15 @@ def _addresses(topology: Topology) -> Iterator[Mistake]:
                 path, "the cluster has no IPv6", "write ip_families: [IPv4, IPv6]", frozenset({"ip_families"})
             )
         if str(address) in holders:
-            yield Mistake(path, f"{address} is the address of services[{holders[str(address)]}] too")
-        holders.setdefault(str(address), index)
+            text = f"{address} is the address of Service {holders[str(address)]} too"
+            yield Mistake(path, text, "leave it out, and one is allocated")
+        holders.setdefault(str(address), service.name)
 
 
 def _node_ports(topology: Topology) -> Iterator[Mistake]:
-    holders: dict[tuple[int, str], int] = {}
+    holders: dict[tuple[int, str], str] = {}
     for index, service in enumerate(topology.services):
-        wanted: list[tuple[tuple[str | int, ...], int, str]] = [
+        wanted: list[tuple[Path, int, str]] = [
             (("services", index, "ports", position, "node_port"), port.node_port, port.protocol)
             for position, port in enumerate(service.ports)
             if port.node_port is not None
@@ -258,28 +274,31 @@ def _node_ports(topology: Topology) -> Iterator[Mistake]:
         for path, number, protocol in wanted:
             if (number, protocol) in holders:
                 holder = holders[number, protocol]
-                yield Mistake(path, f"node port {number}/{protocol} belongs to services[{holder}] too")
-            holders.setdefault((number, protocol), index)
+                text = f"node port {number}/{protocol} belongs to Service {holder} too"
+                yield Mistake(path, text, "leave it out, and one is allocated")
+            holders.setdefault((number, protocol), service.name)
 
 
 def _sweep(topology: Topology) -> Iterator[Mistake]:
-    sweep = topology.sweep
-    if sweep is None:
+    if topology.sweep is None:
         return
-    reads = frozenset({"services"})
-    mistake: Any = partial(Mistake, reads=reads)
-    if not topology.services:
-        yield mistake(("sweep",), "there is no Service to copy", "add one under services")
-        return
-    first = topology.services[0]
+    if topology.services:
+        found = _sweep_mistakes(topology, topology.sweep, topology.services[0])
+    else:
+        found = iter([Mistake(("sweep",), "there is no Service to copy", "add one under services")])
+    for mistake in found:
+        yield replace(mistake, reads=mistake.reads | {"services"})
+
+
+def _sweep_mistakes(topology: Topology, sweep: Sweep, first: Service) -> Iterator[Mistake]:
     if not first.proxied:
         kind = "headless" if first.headless else first.type
-        yield mistake(
-            ("sweep",), f"services[0] is {kind}: no proxy serves it", "put a ClusterIP Service first"
-        )
+        text = f"the sweep copies the first Service, and no proxy serves one that is {kind}"
+        yield Mistake(("services", 0), text, "put a ClusterIP Service first")
     if len(first.name) + _COPY_SUFFIX > _NAME_LENGTH:
         text = f"{show(first.name)} is too long for copies of it"
-        yield mistake(("services", 0, "name"), text, f"at most {_NAME_LENGTH - _COPY_SUFFIX} characters")
+        remedy = f"at most {_NAME_LENGTH - _COPY_SUFFIX} characters"
+        yield Mistake(("services", 0, "name"), text, remedy)
     for index, endpoints in enumerate(sweep.endpoints):
         yield from _sweep_endpoints(topology, first, ("sweep", "endpoints", index), endpoints)
     protocols = {port.protocol for port in first.ports}
@@ -287,12 +306,11 @@ def _sweep(topology: Topology) -> Iterator[Mistake]:
         needed = "UDP" if traffic == "udp" else "TCP"
         if protocols and needed not in protocols:
             text = f"{show(traffic)} needs a {needed} port, services[0] has none"
-            yield mistake(("sweep", "traffic", index), text, f"add a port with protocol: {needed} to it")
+            remedy = f"add a port with protocol: {needed} to it"
+            yield Mistake(("sweep", "traffic", index), text, remedy)
 
 
-def _sweep_endpoints(
-    topology: Topology, first: Service, path: tuple[str | int, ...], endpoints: int
-) -> Iterator[Mistake]:
+def _sweep_endpoints(topology: Topology, first: Service, path: Path, endpoints: int) -> Iterator[Mistake]:
     if first.endpoints is not None:
         yield from _enough(topology, path, endpoints)
         return

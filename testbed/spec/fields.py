@@ -7,7 +7,7 @@ from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, Strict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
 
 from testbed.spec import quantities
 from testbed.spec.mistakes import Wrong, show
@@ -134,7 +134,7 @@ def _unit_missing(example: str) -> Callable[[Any], Any]:
 
 def _as_list(value: Any) -> Any:
     """One value where a list may stand is a list of one."""
-    return (value,) if isinstance(value, str | int | float | dict) else value
+    return (value,) if isinstance(value, str | int | float | dict | BaseModel) else value
 
 
 Count = Annotated[int, Strict(), Field(ge=0)]

@@ -36,14 +36,21 @@ _MANY = 15
 class Mistake:
     """One thing that is wrong with the value at `path`, counted from the model that was validated.
 
-    `reads` names the top-level keys that the finding was derived from besides its own: where one of
-    them is in doubt itself, the finding is worth nothing.
+    `reads` names the keys that the finding was derived from besides its own, of the whole or of the same
+    part: where one of them is in doubt itself, the finding is worth nothing. `meant` is the key that an
+    unknown one was probably meant to be.
     """
 
     path: Path
     message: str
     remedy: str = ""
     reads: frozenset[str] = frozenset()
+    meant: str = ""
+
+    @property
+    def doubts(self) -> tuple[Path, ...]:
+        """The paths whose values are not to be relied on."""
+        return (self.path, (*self.path[:-1], self.meant)) if self.meant else (self.path,)
 
     def under(self, path: Path) -> Mistake:
         """The same mistake, seen from further up."""
@@ -133,39 +140,39 @@ def _bare(annotation: Any) -> Any:
 def mistakes_in(error: ValidationError, model: type[BaseModel]) -> list[Mistake]:
     """All mistakes that pydantic found while it validated input for `model`."""
     found: list[Mistake] = []
-    typed_keys: dict[Path, set[str]] = {}
     for detail in error.errors(include_url=False):
         path = tuple(step for step in detail["loc"] if step != "[key]")
         kind, value, context = detail["type"], detail["input"], detail.get("ctx", {})
         if isinstance(raised := context.get("error"), Mistakes):
             found += [mistake.under(path) for mistake in raised.mistakes]
         elif kind == "extra_forbidden":
-            mistake, meant = _unknown_key(model, path)
-            typed_keys.setdefault(path[:-1], set()).add(meant)
-            found.append(mistake)
+            found.append(_unknown_key(model, path))
         else:
             found.append(Mistake(path, *_describe(kind, value, context, annotation_at(model, path), path)))
-    return [
-        mistake
-        for mistake in found
-        if not (mistake.message == _MISSING and mistake.path[-1] in typed_keys.get(mistake.path[:-1], ()))
-    ]
+    misspelt = {mistake.doubts[-1] for mistake in found if mistake.meant}
+    return [mistake for mistake in found if mistake.message != _MISSING or mistake.path not in misspelt]
 
 
 _MISSING = "this key is missing"
+_CHOSEN_ELSEWHERE = {
+    "mode": "name modes under sweep.modes, or one with --mode",
+    "kernel": "choose it with --kernel",
+}
 
 
-def _unknown_key(model: type[BaseModel], path: Path) -> tuple[Mistake, str]:
-    """The mistake for a key that `model` does not have, and the key that was probably meant."""
+def _unknown_key(model: type[BaseModel], path: Path) -> Mistake:
+    """The mistake for a key that `model` does not have."""
+    if remedy := _CHOSEN_ELSEWHERE.get(str(path[-1]), ""):
+        return Mistake(path, "unknown key", remedy)
     owner = annotation_at(model, path[:-1])
-    keys = [name for name, field in owner.model_fields.items() if not field.exclude]
+    keys = [name for name, field in owner.model_fields.items() if field.repr]
     remedy = nearest(path[-1], keys)
     meant = remedy.split("'")[1] if remedy.startswith("did you mean") else ""
     if not meant and (home := _home_of(str(path[-1]), model)):
         remedy = f"it belongs under {home!r}"
     elif not meant:
         remedy = f"known keys: {', '.join(keys)}"
-    return Mistake(path, "unknown key", remedy), meant
+    return Mistake(path, "unknown key", remedy, meant=meant)
 
 
 def _home_of(key: str, model: type[BaseModel]) -> str:
@@ -214,6 +221,8 @@ _NOUNS = {
     "ip families": "an IP family",
     "iptables variant": "an iptables variant",
     "kind": "a kind of workload",
+    "start": "a way to start",
+    "nodes": "a choice of nodes",
 }
 
 

@@ -77,4 +77,4 @@ def _split(text: str, noun: str, remedy: str) -> tuple[float, str]:
 
 
 def _no_unit(text: str, unit: str, noun: str) -> str:
-    return f"{text!r} has a unit that is not one of {noun}" if unit else f"{text!r} has no unit"
+    return f"{text!r} is not {noun}" if unit else f"{text!r} has no unit"

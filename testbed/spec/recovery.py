@@ -7,6 +7,7 @@ taken out, the rest is validated again, and what that finds is kept unless it co
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -19,29 +20,29 @@ _ROUNDS = 8
 def all_mistakes(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> list[Mistake]:
     """The mistakes in `error`, and those that show once its parts are out of the way."""
     found = mistakes_in(error, model)
-    doubtful = [mistake.path for mistake in found]
+    doubtful = [path for mistake in found for path in mistake.doubts]
     pruned: dict[str, Any] = {
         key: dict(enumerate(value)) if isinstance(value, list | tuple) and _holds_models(value) else value
         for key, value in data.items()
     }
-    latest = [tuple(detail["loc"]) for detail in error.errors(include_url=False)]
+    latest = found
     for _ in range(_ROUNDS):
-        if () in latest:
+        if any(mistake.path == () for mistake in latest):
             break
-        for path in latest:
-            _take_out(pruned, path)
+        for mistake in latest:
+            _take_out(pruned, mistake.path)
         numbers = {key: list(value) for key, value in pruned.items() if _is_numbered(value)}
         try:
             model.model_validate(
                 {key: list(value.values()) if key in numbers else value for key, value in pruned.items()}
             )
         except ValidationError as next_error:
-            fresh = [_renumbered(mistake, numbers) for mistake in mistakes_in(next_error, model)]
-            found += [mistake for mistake in fresh if not _rests_on(mistake, doubtful)]
             latest = [
-                _renumber(tuple(detail["loc"]), numbers) for detail in next_error.errors(include_url=False)
+                replace(mistake, path=_renumber(mistake.path, numbers))
+                for mistake in mistakes_in(next_error, model)
             ]
-            doubtful += [mistake.path for mistake in fresh]
+            found = found + [mistake for mistake in latest if not _rests_on(mistake, doubtful)]
+            doubtful += [path for mistake in latest for path in mistake.doubts]
         else:
             break
     return found
@@ -69,7 +70,7 @@ def _take_out(data: dict[str, Any], path: Path) -> None:
             inside.pop(path[1], None)
             if not inside:
                 data[str(top)] = []
-    elif isinstance(inside, dict) and len(path) == 2 and path[1] in inside:
+    elif isinstance(inside, dict) and len(path) > 1 and path[1] in inside:
         data[str(top)] = {key: value for key, value in inside.items() if key != path[1]}
     else:
         data.pop(str(top), None)
@@ -81,17 +82,20 @@ def _renumber(path: Path, numbers: Mapping[str, Sequence[int]]) -> Path:
     return path
 
 
-def _renumbered(mistake: Mistake, numbers: Mapping[str, Sequence[int]]) -> Mistake:
-    path = _renumber(mistake.path, numbers)
-    return Mistake(path, mistake.message, mistake.remedy, mistake.reads)
-
-
 def _rests_on(mistake: Mistake, doubtful: Sequence[Path]) -> bool:
     """Whether a finding comes of a value that was in doubt already."""
+    path = mistake.path
     return any(
-        path[0] in mistake.reads
-        or path == mistake.path[: len(path)]
-        or mistake.path == path[: len(mistake.path)]
-        for path in doubtful
-        if path
+        doubt[0] in mistake.reads
+        or doubt == path[: len(doubt)]
+        or path == doubt[: len(path)]
+        or _beside(path, doubt) in mistake.reads
+        for doubt in doubtful
+        if doubt
     )
+
+
+def _beside(path: Path, doubt: Path) -> str | int:
+    """The key of `doubt` in the part that `path` is in too, or nothing where they are in different parts."""
+    depth = 2 if len(path) > 1 and isinstance(path[1], int) else 1
+    return doubt[depth] if len(doubt) > depth and path[:depth] == doubt[:depth] else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -29,7 +30,8 @@ ServiceType = Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"]
 HEADLESS = "None"
 # Kubernetes' default, --service-node-port-range.
 NODE_PORTS = range(30000, 32768)
-DEFAULT_AFFINITY_TIMEOUT_S = 10800
+# The keys that say which others make sense.
+_DECIDING = frozenset({"type", "cluster_ip", "session_affinity", "external_traffic_policy", "external_ips"})
 
 
 def _target_port(value: Any) -> Any:
@@ -42,7 +44,14 @@ def _target_port(value: Any) -> Any:
         return value
     if value is None:
         return None
-    raise Wrong(f"{show(value)} is neither a port number nor the name of a port")
+    remedy = "write it without quotes" if isinstance(value, str) else ""
+    raise Wrong(f"{show(value)} is neither a port number nor the name of a port", remedy)
+
+
+def _service_type(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() == "headless":
+        raise Wrong(f"{show(value)} is not a Service type", "write cluster_ip: None")
+    return value
 
 
 def _cluster_ip(value: Any) -> Any:
@@ -90,7 +99,7 @@ class Service(Model):
 
     name: ServiceName
     namespace: DnsLabel = "default"
-    type: ServiceType = "ClusterIP"
+    type: Annotated[ServiceType, BeforeValidator(_service_type)] = "ClusterIP"
     port: PortNumber | None = None
     ports: Annotated[tuple[Port, ...], AsList] = ()
     endpoints: Count | None = None
@@ -109,7 +118,7 @@ class Service(Model):
     publish_not_ready_addresses: Annotated[bool, Field(strict=True)] = False
     ip_families: Annotated[tuple[IpFamily, ...], AsList] = ()
     ip_family_policy: Literal["SingleStack", "PreferDualStack", "RequireDualStack"] | None = None
-    manifest: dict[str, Any] | None = None
+    manifest: Annotated[dict[str, Any] | None, Field(repr=False)] = None
 
     if TYPE_CHECKING:
 
@@ -118,7 +127,7 @@ class Service(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _affinity_none(cls, value: Any) -> Any:
+    def _affinity_null(cls, value: Any) -> Any:
         """YAML reads an empty value or `null` where Kubernetes' word is None; so may people."""
         if isinstance(value, dict) and value.get("session_affinity", "") is None:
             return {**value, "session_affinity": "None"}
@@ -127,7 +136,7 @@ class Service(Model):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if found := list(_mistakes(self)):
-            raise Mistakes(found)
+            raise Mistakes(replace(mistake, reads=_DECIDING) for mistake in found)
         if self.port is not None:
             self._settle(ports=(Port(port=self.port),), port=None)
         return self

@@ -116,7 +116,7 @@ class Topology(Model):
     services: Annotated[tuple[Service, ...], AsList] = ()
     proxy: ProxySettings = ProxySettings()
     sweep: Sweep | None = None
-    passed_over: tuple[str, ...] = ()
+    passed_over: Annotated[tuple[str, ...], Field(repr=False)] = ()
 
     if TYPE_CHECKING:
 

@@ -50,7 +50,7 @@ class Deployment(Model):
     annotations: Annotations = Field(default_factory=dict)
     ports: Annotated[tuple[ContainerPort, ...], AsList] = ()
     node: str | None = None
-    manifest: dict[str, Any] | None = None
+    manifest: Annotated[dict[str, Any] | None, Field(repr=False)] = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:

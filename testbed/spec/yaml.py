@@ -21,7 +21,9 @@ from testbed.spec.mistakes import Path, show, show_path
 MOST_BYTES = 32 * 1024 * 1024
 # What aliases may multiply a document by before it is taken for an attack on memory.
 MOST_ALIASED_VALUES = 100_000
-_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null"))
+_PLAIN_TAGS = frozenset(
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
+)
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -130,7 +132,8 @@ def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         position = getattr(error, "position", 0)
-        return Problem("a character that YAML does not allow", file, text.count("\n", 0, position) + 1)
+        line = text.count("\n", 0, position) + 1
+        return Problem(f"{text[position]!r} is not allowed in YAML", file, line, remedy="remove it")
     what = str(getattr(error, "problem", "") or "")
     if "\\t" in what:
         return Problem("a tab where only spaces may stand", file, mark.line + 1, remedy="indent with spaces")
@@ -171,6 +174,10 @@ class _Reader:
             self._open.discard(id(node))
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
+        if node.tag not in _PLAIN_TAGS:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            self._problem(path, f"the tag {tag} is not for this file", "remove it")
+            return None
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):
