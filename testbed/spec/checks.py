@@ -220,12 +220,9 @@ def _selector_remedy(topology: Topology, service: Service) -> str:
     selector = service.selector or {}
     for workload in topology.deployments:
         if selects(selector, workload.labels):
-            return (
-                f"they are those of {workload.kind} {workload.name} in namespace {show(workload.namespace)}"
-            )
-    present = {
-        f"{key}: {value}" for workload in topology.deployments for key, value in workload.labels.items()
-    }
+            return f"{workload.kind} {workload.name} has them, in namespace {show(workload.namespace)}"
+    labels = [label for workload in topology.deployments for label in workload.labels.items()]
+    present = {f"{key}: {value}" for key, value in labels}
     wanted = [f"{key}: {value}" for key, value in selector.items()]
     return next((nearest(label, sorted(present)) for label in wanted if label not in present), "")
 

@@ -198,7 +198,8 @@ def _shape_problems(source: _Source, file: str) -> Iterator[Problem]:
             continue
         noun = "a mapping" if wanted is dict else "a list"
         text = "this key is missing" if value is None else f"{show(value)} is not {noun}"
-        yield Problem(text, file, source.line(path), f"{source.title}.{show_path(path)}", f"{noun} is wanted")
+        remedy = f"{noun} is wanted" if value is None else ""
+        yield Problem(text, file, source.line(path), f"{source.title}.{show_path(path)}", remedy)
 
 
 def _at(data: Any, path: Path) -> Any:

@@ -36,15 +36,16 @@ _MANY = 15
 class Mistake:
     """One thing that is wrong with the value at `path`, counted from the model that was validated.
 
-    `reads` names the keys that the finding was derived from besides its own, of the whole or of the same
-    part: where one of them is in doubt itself, the finding is worth nothing. `meant` is the key that an
-    unknown one was probably meant to be.
+    `reads` names the top-level keys that the finding was derived from besides its own, and `beside` those of
+    the same part: where one of them is in doubt itself, the finding is worth nothing. `meant` is the key
+    that an unknown one was probably meant to be.
     """
 
     path: Path
     message: str
     remedy: str = ""
     reads: frozenset[str] = frozenset()
+    beside: frozenset[str] = frozenset()
     meant: str = ""
 
     @property
@@ -206,8 +207,12 @@ def _describe(
         return f"{show(value)} cannot be used here", str(context or "")
     if value is None:
         return "nothing is given", f"{wanted} is wanted"
-    quote = wanted == "text" and isinstance(value, bool | int | float)
-    return f"{show(value)} is not {wanted}", "put it in quotes" if quote else ""
+    remedy = ""
+    if wanted == "text" and isinstance(value, bool | int | float):
+        remedy = "put it in quotes"
+    elif str(path[-1]).endswith(("_ms", "_s")) and isinstance(value, str):
+        remedy = "the key names the unit, write the number alone"
+    return f"{show(value)} is not {wanted}", remedy
 
 
 _NOUNS = {

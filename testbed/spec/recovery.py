@@ -29,8 +29,7 @@ def all_mistakes(model: type[BaseModel], data: Mapping[str, Any], error: Validat
     for _ in range(_ROUNDS):
         if any(mistake.path == () for mistake in latest):
             break
-        for mistake in latest:
-            _take_out(pruned, mistake.path)
+        doubtful += [_take_out(pruned, mistake.path) for mistake in latest]
         numbers = {key: list(value) for key, value in pruned.items() if _is_numbered(value)}
         try:
             model.model_validate(
@@ -57,23 +56,21 @@ def _is_numbered(value: Any) -> bool:
     return isinstance(value, dict) and bool(value) and all(isinstance(key, int) for key in value)
 
 
-def _take_out(data: dict[str, Any], path: Path) -> None:
-    """Remove the smallest part that has the value at `path` and that may be absent."""
-    top = path[0]
-    inside = data.get(str(top))
-    if _is_numbered(inside) and len(path) > 1:
-        assert isinstance(inside, dict)
-        element = inside.get(path[1])
-        if len(path) == 3 and isinstance(element, dict) and path[2] in element:
-            inside[path[1]] = {key: value for key, value in element.items() if key != path[2]}
-        else:
-            inside.pop(path[1], None)
-            if not inside:
-                data[str(top)] = []
-    elif isinstance(inside, dict) and len(path) > 1 and path[1] in inside:
-        data[str(top)] = {key: value for key, value in inside.items() if key != path[1]}
-    else:
-        data.pop(str(top), None)
+def _take_out(data: dict[str, Any], path: Path) -> Path:
+    """Remove the smallest part that has the value at `path` and that may be absent; return its own path."""
+    top = str(path[0])
+    inside = data.get(top)
+    if not isinstance(inside, dict) or len(path) == 1 or path[1] not in inside:
+        data.pop(top, None)
+        return path[:1]
+    element = inside[path[1]]
+    if _is_numbered(inside) and len(path) == 3 and isinstance(element, dict) and path[2] in element:
+        data[top] = inside | {path[1]: {key: value for key, value in element.items() if key != path[2]}}
+        return path
+    data[top] = {key: value for key, value in inside.items() if key != path[1]}
+    if _is_numbered(inside) and not data[top]:
+        data[top] = []
+    return path[:2]
 
 
 def _renumber(path: Path, numbers: Mapping[str, Sequence[int]]) -> Path:
@@ -89,7 +86,7 @@ def _rests_on(mistake: Mistake, doubtful: Sequence[Path]) -> bool:
         doubt[0] in mistake.reads
         or doubt == path[: len(doubt)]
         or path == doubt[: len(path)]
-        or _beside(path, doubt) in mistake.reads
+        or _beside(path, doubt) in mistake.beside
         for doubt in doubtful
         if doubt
     )

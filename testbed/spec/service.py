@@ -136,7 +136,7 @@ class Service(Model):
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
         if found := list(_mistakes(self)):
-            raise Mistakes(replace(mistake, reads=_DECIDING) for mistake in found)
+            raise Mistakes(replace(mistake, beside=_DECIDING) for mistake in found)
         if self.port is not None:
             self._settle(ports=(Port(port=self.port),), port=None)
         return self

@@ -96,5 +96,5 @@ def _mistakes(sweep: Sweep) -> Iterator[Mistake]:
             ("twin",),
             f"{show(sweep.twin)} is not among the modes",
             f"one of {', '.join(sweep.modes)}, or null",
-            reads=frozenset({"modes"}),
+            beside=frozenset({"modes"}),
         )

@@ -21,9 +21,8 @@ from testbed.spec.mistakes import Path, show, show_path
 MOST_BYTES = 32 * 1024 * 1024
 # What aliases may multiply a document by before it is taken for an attack on memory.
 MOST_ALIASED_VALUES = 100_000
-_PLAIN_TAGS = frozenset(
-    f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")
-)
+_PLAIN = ("str", "int", "float", "bool", "null", "map", "seq")
+_PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in _PLAIN)
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -185,13 +184,6 @@ class _Reader:
         return self._scalar(node, path)
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
-        if node.tag not in _PLAIN_TAGS:
-            self._problem(
-                path,
-                f"the tag {node.tag.replace('tag:yaml.org,2002:', '!!')} is not for this file",
-                "remove it",
-            )
-            return None
         try:
             return self._constructor.construct_object(node)
         except (yaml.YAMLError, ValueError):
