@@ -35,6 +35,7 @@ T = TypeVar("T")
 __all__ = ["BackendClient", "Listening", "start_backend"]
 
 _ANSWER_TIMEOUT_S = 60.0
+_DEATH_S = 0.5  # between the end of its sockets and that of the process
 _CONTROL_TIMEOUT_S = 5.0  # how long a controller that does not read may hold up the loop
 
 
@@ -54,10 +55,10 @@ def start_backend(listenings: Sequence[Listening], *, control_path: Path, log: P
             client.add(*listenings)
     except BaseException as error:
         control_path.unlink(missing_ok=True)
-        status = child.wait(0.5) if isinstance(error, ConnectionError) else None
+        status = child.wait(_DEATH_S) if isinstance(error, ProcessDied) else None
         evidence = child.evidence()
         child.close()
-        if isinstance(error, ConnectionError):
+        if isinstance(error, ProcessDied):
             raise ProcessDied("backend", status, evidence) from error
         raise
     return child
@@ -83,7 +84,7 @@ class BackendClient:
     def add(self, *listenings: Listening) -> None:
         """Serve more pods; those that can be served are, even when others cannot.
 
-        Raises TestbedError with one line for each pod that cannot be served.
+        Raises TestbedError with one line for each pod that cannot be served, ProcessDied when nobody answers.
         """
         self._ask({"add": [asdict(listening) for listening in listenings]})
 
@@ -109,8 +110,10 @@ class BackendClient:
             line = self._lines.readline()
         except TimeoutError as error:
             raise WaitTimeout("the backend's answer", _ANSWER_TIMEOUT_S) from error
+        except ConnectionError as error:
+            raise ProcessDied("backend", None) from error
         if not line:
-            raise ConnectionResetError("the backend hung up")
+            raise ProcessDied("backend", None)
         answer = json.loads(line)
         if answer["errors"]:
             raise TestbedError("\n".join(answer["errors"]))

@@ -6,7 +6,7 @@ here belongs to the relay's thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import monotonic
 
 Address = tuple[str, int]
@@ -20,19 +20,30 @@ class Rotation:
     longer ago than the timeout or the endpoint is gone.
     """
 
-    __slots__ = ("_clients", "_endpoints", "_next", "_now_s", "affinity_timeout_s")
+    __slots__ = ("_clients", "_clock", "_endpoints", "_next", "affinity_timeout_s")
 
-    def __init__(self, endpoints: Sequence[Address] = (), affinity_timeout_s: float | None = None) -> None:
+    def __init__(
+        self,
+        endpoints: Sequence[Address] = (),
+        affinity_timeout_s: float | None = None,
+        *,
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
         self._endpoints = tuple(endpoints)
         self._next = 0
         self._clients: dict[str, tuple[Address, float]] = {}
-        self._now_s = monotonic
+        self._clock = clock
         self.affinity_timeout_s = affinity_timeout_s
 
     @property
     def endpoints(self) -> tuple[Address, ...]:
         """In the order of the rotation."""
         return self._endpoints
+
+    @property
+    def client_count(self) -> int:
+        """How many clients have an endpoint of their own."""
+        return len(self._clients)
 
     def update(self, endpoints: Sequence[Address], affinity_timeout_s: float | None) -> None:
         """Change the endpoints; the rotation goes on behind the endpoint it gave last."""
@@ -63,7 +74,7 @@ class Rotation:
         return endpoints[place]
 
     def _sticky(self, client: str, timeout_s: float, anew: bool) -> Address:
-        now_s = self._now_s()
+        now_s = self._clock()
         seen = self._clients.pop(client, None)
         if seen is None or anew or now_s - seen[1] > timeout_s:
             self._forget_idle(now_s - timeout_s)

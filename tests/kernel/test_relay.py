@@ -1,0 +1,377 @@
+"""The relay carries connections unchanged: bytes, ends and breaks, in both directions, and never blocks."""
+
+from __future__ import annotations
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from endpoints import Endpoint, connect, echo, naming, receive, receive_all, reset, send_until_full
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from testbed.cluster.backend import Listening, start_backend
+from testbed.errors import TestbedError
+from testbed.net.process import run
+from testbed.net.wait import wait_until
+from testbed.proxy.model import ServicePortName
+from testbed.proxy.userspace.ports import ProxyPorts, Targets
+
+WEB = ServicePortName("default", "web", "")
+RELAXED = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
+)
+SIZES = st.one_of(st.integers(1, 2000), st.sampled_from([65535, 65536, 65537, 131072, 300_000]))
+
+
+@pytest.fixture
+def ports() -> Iterator[ProxyPorts]:
+    ports = ProxyPorts(bind_address="127.0.0.1")
+    yield ports
+    ports.close()
+
+
+def lead(
+    ports: ProxyPorts, *endpoints: Endpoint | tuple[str, int], affinity_s: float | None = None
+) -> tuple[str, int]:
+    """Point the proxy port at these endpoints; its address."""
+    addresses = tuple(end.address if isinstance(end, Endpoint) else end for end in endpoints)
+    ports.set({WEB: Targets(addresses, affinity_s)})
+    return "127.0.0.1", ports.numbers[WEB]
+
+
+def ask(address: tuple[str, int], question: bytes = b"?") -> bytes:
+    with connect(address) as client:
+        client.sendall(question)
+        return client.recv(1000)
+
+
+def closed_port() -> tuple[str, int]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+@RELAXED
+@given(
+    to_server=st.lists(SIZES, max_size=12),
+    to_client=st.lists(SIZES, max_size=12),
+    client_ends_first=st.booleans(),
+    seed=st.integers(0, 2**32),
+)
+def test_every_byte_arrives_in_order_both_ways_and_each_end_passes(
+    ports: ProxyPorts, to_server: list[int], to_client: list[int], client_ends_first: bool, seed: int
+) -> None:
+    noise = random.Random(seed)
+    up = [noise.randbytes(size) for size in to_server]
+    down = [noise.randbytes(size) for size in to_client]
+    received: list[bytes] = []
+    done = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        if client_ends_first:
+            received.append(receive_all(connection))
+        for piece in down:
+            connection.sendall(piece)
+        connection.shutdown(socket.SHUT_WR)
+        if not client_ends_first:
+            received.append(receive_all(connection))
+        done.set()
+
+    endpoint = Endpoint(serve)
+    with connect(lead(ports, endpoint)) as client:
+        if not client_ends_first:
+            assert receive_all(client) == b"".join(down)
+        for piece in up:
+            client.sendall(piece)
+        client.shutdown(socket.SHUT_WR)
+        if client_ends_first:
+            assert receive_all(client) == b"".join(down)
+        assert done.wait(20)
+    assert received == [b"".join(up)]
+    endpoint.close()
+
+
+def test_both_directions_carry_bulk_at_the_same_time(ports: ProxyPorts) -> None:
+    data = random.Random(1).randbytes(32 << 20)
+    endpoint = Endpoint(echo)
+    with connect(lead(ports, endpoint)) as client:
+
+        def send() -> None:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        assert receive_all(client) == data
+        sender.join()
+
+
+def test_small_messages_after_a_bulk_transfer_are_answered_without_delay(ports: ProxyPorts) -> None:
+    data = bytes(8 << 20)
+    with connect(lead(ports, Endpoint(echo))) as client:
+        sender = threading.Thread(target=client.sendall, args=(data,))
+        sender.start()
+        assert receive(client, len(data)) == data
+        sender.join()
+        started_s = time.monotonic()
+        for number in range(200):
+            message = b"%d" % number
+            client.sendall(message)
+            assert receive(client, len(message)) == message
+        assert time.monotonic() - started_s < 4  # Nagle against delayed acknowledgements would take 8 s
+
+
+def test_a_server_that_speaks_first_is_heard(ports: ProxyPorts) -> None:
+    def greet(connection: socket.socket) -> None:
+        connection.sendall(b"220 hello\r\n")
+        connection.recv(1)
+
+    with connect(lead(ports, Endpoint(greet))) as client:
+        assert receive(client, 11) == b"220 hello\r\n"
+
+
+def test_a_client_that_ends_before_it_says_anything_is_passed_on(ports: ProxyPorts) -> None:
+    def serve(connection: socket.socket) -> None:
+        assert connection.recv(1) == b""
+        connection.sendall(b"bye")
+
+    with connect(lead(ports, Endpoint(serve))) as client:
+        client.shutdown(socket.SHUT_WR)
+        assert receive_all(client) == b"bye"
+
+
+def test_urgent_data_does_not_stall_what_follows(ports: ProxyPorts) -> None:
+    with connect(lead(ports, Endpoint(echo))) as client:
+        client.sendall(b"before")
+        assert receive(client, 6) == b"before"
+        client.send(b"abc")
+        client.send(b"!", socket.MSG_OOB)
+        client.send(b"def")
+        answer = receive(client, 6)
+        assert answer.replace(b"!", b"") == b"abcdef"
+
+
+def test_an_endpoint_that_breaks_off_breaks_the_client_off(ports: ProxyPorts) -> None:
+    def serve(connection: socket.socket) -> None:
+        connection.recv(100)
+        reset(connection)
+
+    with connect(lead(ports, Endpoint(serve))) as client:
+        client.sendall(b"hello")
+        with pytest.raises(ConnectionResetError):
+            client.recv(100)
+
+
+def test_a_client_that_breaks_off_breaks_the_endpoint_off(ports: ProxyPorts) -> None:
+    broken = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(100))
+        try:
+            connection.recv(100)
+        except ConnectionResetError:
+            broken.set()
+
+    client = connect(lead(ports, Endpoint(serve)))
+    client.sendall(b"hello")
+    assert receive(client, 5) == b"hello"
+    reset(client)
+    assert broken.wait(10)
+
+
+def test_an_answer_given_before_the_endpoint_stopped_reading_still_arrives(ports: ProxyPorts) -> None:
+    def refuse(connection: socket.socket) -> None:
+        connection.recv(10)
+        connection.sendall(b"413 too large")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 16):
+            pass
+
+    with connect(lead(ports, Endpoint(refuse))) as client:
+        client.sendall(b"x" * 5_000_000)
+        assert receive(client, 13) == b"413 too large"
+        assert client.recv(1) == b""
+
+
+def test_a_reader_that_does_not_read_stops_the_sender_and_nobody_else(ports: ProxyPorts) -> None:
+    address = lead(ports, Endpoint(echo))
+    with connect(address) as slow:
+        slow.settimeout(0.5)
+        sent = send_until_full(slow)
+        assert sent < 1 << 28
+        assert ask(address, b"quick") == b"quick"
+        slow.settimeout(20)
+        slow.shutdown(socket.SHUT_WR)
+        assert len(receive_all(slow)) == sent
+
+
+def test_thousands_of_idle_connections_cost_nothing_and_still_work(ports: ProxyPorts, tmp_path: Path) -> None:
+    listening = Listening("idle-1", "node1", "/proc/self/ns/net", "127.0.0.2", ((80, "TCP"),))
+    with start_backend([listening], control_path=tmp_path / "control", log=tmp_path / "log"):
+        address = lead(ports, ("127.0.0.2", 80))
+        clients = [connect(address) for _ in range(5000)]
+        for client in clients:
+            client.sendall(b"?\n")
+        for client in clients:
+            assert client.recv(100).startswith(b"idle-1 127.0.0.1:")
+        before_ns = time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID)
+        started_ns = time.monotonic_ns()
+        assert ask(address, b"?\n").startswith(b"idle-1 ")
+        wait_until(lambda: time.monotonic_ns() - started_ns > 300_000_000, "an idle moment", 5)
+        assert time.clock_gettime_ns(time.CLOCK_PROCESS_CPUTIME_ID) - before_ns < 100_000_000
+        for client in random.Random(2).sample(clients, 500):
+            client.sendall(b"still there")
+            assert receive(client, 11) == b"still there"
+        for client in clients:
+            client.close()
+
+
+def test_descriptors_are_given_back_when_connections_end_in_any_way(ports: ProxyPorts) -> None:
+    noise = random.Random(3)
+
+    def serve(connection: socket.socket) -> None:
+        data = connection.recv(1 << 18)
+        if data.startswith(b"reset"):
+            reset(connection)
+        elif data.startswith(b"end"):
+            connection.shutdown(socket.SHUT_WR)
+            receive_all(connection)
+        else:
+            connection.sendall(data)
+            echo(connection)
+
+    endpoint = Endpoint(serve)
+    address = lead(ports, endpoint)
+    ask(address, b"x" * 100)
+    before = open_descriptors()
+    for _ in range(300):
+        client = connect(address)
+        client.sendall(noise.choice([b"reset", b"end", b"hello", b"h" * 200_000]))
+        if noise.random() < 0.3:
+            reset(client)
+            continue
+        if noise.random() < 0.5:
+            client.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            client.recv(100)
+        client.close()
+    endpoint.connections.clear()
+    kept_pipes = 2 * 4
+    wait_until(lambda: open_descriptors() <= before + kept_pipes, "descriptors to be given back", 10)
+    assert ask(address, b"alive") == b"alive"
+
+
+def test_connections_take_turns_over_the_endpoints(ports: ProxyPorts) -> None:
+    address = lead(ports, *(Endpoint(naming(name)) for name in (b"a", b"b", b"c")))
+    assert b"".join(ask(address) for _ in range(9)) == b"abcabcabc"
+
+
+def test_a_refused_dial_goes_to_the_next_endpoint(ports: ProxyPorts) -> None:
+    address = lead(ports, closed_port(), Endpoint(naming(b"b")), closed_port())
+    assert [ask(address) for _ in range(4)] == [b"b"] * 4
+
+
+def test_a_client_whose_endpoints_all_refuse_is_closed(ports: ProxyPorts) -> None:
+    with connect(lead(ports, closed_port(), closed_port())) as client:
+        assert client.recv(1) == b""
+
+
+def test_an_endpoint_that_stays_silent_is_given_up_after_a_quarter_of_a_second(ports: ProxyPorts) -> None:
+    run(["iptables", "-A", "INPUT", "-d", "127.0.0.99", "-j", "DROP"])
+    address = lead(ports, ("127.0.0.99", 80), Endpoint(naming(b"b")))
+    started_s = time.monotonic()
+    assert ask(address) == b"b"
+    assert 0.2 < time.monotonic() - started_s < 2
+
+
+def test_a_client_waits_for_four_attempts_and_no_longer(ports: ProxyPorts) -> None:
+    run(["iptables", "-A", "INPUT", "-d", "127.0.0.99", "-j", "DROP"])
+    with connect(lead(ports, ("127.0.0.99", 80))) as client:
+        started_s = time.monotonic()
+        assert client.recv(1) == b""
+        assert 3.5 < time.monotonic() - started_s < 6
+
+
+def test_without_endpoints_a_client_is_accepted_and_closed(ports: ProxyPorts) -> None:
+    with connect(lead(ports)) as client:
+        assert client.recv(1) == b""
+
+
+def test_an_endpoint_that_dies_takes_its_connections_and_the_next_ones_go_elsewhere(
+    ports: ProxyPorts,
+) -> None:
+    end_of_life = threading.Event()
+
+    def die(connection: socket.socket) -> None:
+        connection.sendall(connection.recv(1))
+        end_of_life.wait(20)
+        reset(connection)
+
+    dying, living = Endpoint(die), Endpoint(naming(b"b"))
+    address = lead(ports, dying, living)
+    with connect(address) as client:
+        client.sendall(b"x")
+        assert receive(client, 1) == b"x"
+        dying.close()
+        end_of_life.set()
+        with pytest.raises(ConnectionResetError):
+            client.recv(1)
+    assert [ask(address) for _ in range(3)] == [b"b"] * 3
+
+
+def test_established_connections_outlive_their_endpoint_and_their_service(ports: ProxyPorts) -> None:
+    address = lead(ports, Endpoint(echo))
+    with connect(address) as client:
+        client.sendall(b"one")
+        assert receive(client, 3) == b"one"
+        lead(ports, Endpoint(naming(b"new")))
+        assert [ask(address) for _ in range(3)] == [b"new"] * 3
+        client.sendall(b"two")
+        assert receive(client, 3) == b"two"
+        ports.close_ports([WEB])
+        with pytest.raises(ConnectionRefusedError):
+            connect(address)
+        client.sendall(b"three")
+        assert receive(client, 5) == b"three"
+
+
+def test_a_client_with_affinity_keeps_its_endpoint_until_that_goes(ports: ProxyPorts) -> None:
+    a, b = Endpoint(naming(b"a")), Endpoint(naming(b"b"))
+    address = lead(ports, a, b, affinity_s=60)
+    assert [ask(address) for _ in range(5)] == [b"a"] * 5
+    lead(ports, b, affinity_s=60)
+    assert [ask(address) for _ in range(3)] == [b"b"] * 3
+    lead(ports, a, b, affinity_s=60)
+    assert [ask(address) for _ in range(3)] == [b"b"] * 3
+
+
+def test_affinity_moves_on_when_the_endpoint_refuses(ports: ProxyPorts) -> None:
+    address = lead(ports, closed_port(), Endpoint(naming(b"b")), Endpoint(naming(b"c")), affinity_s=60)
+    assert [ask(address) for _ in range(3)] == [b"b"] * 3
+
+
+def test_proxy_ports_come_from_the_range_that_was_given() -> None:
+    ports = ProxyPorts(bind_address="127.0.0.1", port_range=(20100, 20109))
+    names = [ServicePortName("default", f"s{number}", "") for number in range(5)]
+    ports.set({name: Targets(()) for name in names})
+    assert {ports.numbers[name] for name in names} <= set(range(20100, 20110))
+    ports.close()
+
+
+def test_a_range_that_is_used_up_is_an_error_and_open_ports_stay() -> None:
+    ports = ProxyPorts(bind_address="127.0.0.1", port_range=(20100, 20100))
+    ports.set({WEB: Targets(())})
+    with pytest.raises(TestbedError, match="cannot open a proxy port"):
+        ports.set({ServicePortName("default", "other", ""): Targets(())})
+    assert dict(ports.numbers) == {WEB: 20100}
+    connect(("127.0.0.1", 20100)).close()
+    ports.close()
