@@ -156,8 +156,11 @@ class NetlinkSocket:
     An open socket keeps its namespace alive. Not for use by several threads at a time.
     """
 
-    def __init__(self, family: int, namespace: Namespace | None = None) -> None:
-        """`family` is a NETLINK_* number; without `namespace` it is the calling thread's."""
+    def __init__(self, family: int, namespace: Namespace | None = None, *, label: str = "") -> None:
+        """`family` is a NETLINK_* number; without `namespace` it is the calling thread's.
+
+        `label` names the namespace in errors, where it is not given itself.
+        """
         kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC
         if namespace is None:
             self._socket = socket.socket(socket.AF_NETLINK, kind, family)
@@ -165,6 +168,7 @@ class NetlinkSocket:
             self._socket = namespace.socket(socket.AF_NETLINK, kind, family)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        self._label = label or (namespace.name if namespace else "")
         self._sequence = 0
         self._genl_families: dict[str, int] = {}
 
@@ -185,7 +189,7 @@ class NetlinkSocket:
         sequence = self._send(message, 0)
         _, reply = next(self._receive(sequence, sequence))
         if reply.type == _NLMSG_ERROR:
-            raise _refusal(reply, message)
+            raise self._refusal(reply, message)
         return reply
 
     def dump(self, message: Message) -> list[Reply]:
@@ -194,7 +198,7 @@ class NetlinkSocket:
             replies, consistent = self._dump_once(message)
             if consistent:
                 return replies
-        raise NetlinkRefused(errno.EINTR, message.what)
+        raise NetlinkRefused(errno.EINTR, f"{message.what} ({_DUMP_ATTEMPTS} times)")
 
     def genl_family(self, name: str) -> int:
         """The number of a generic netlink family; NetlinkRefused with ENOENT if the kernel lacks it."""
@@ -232,7 +236,7 @@ class NetlinkSocket:
             index = number - first
             results[index] = _errno_of(reply)
             if results[index] and results[index] not in accept:
-                refusals.append(_refusal(reply, chunk[index], base + index))
+                refusals.append(self._refusal(reply, chunk[index], base + index))
             if number == last:
                 break
         if refusals:
@@ -246,11 +250,20 @@ class NetlinkSocket:
         for _, reply in self._receive(sequence, sequence):
             consistent = consistent and not reply.flags & NLM_F_DUMP_INTR
             if reply.type == _NLMSG_ERROR or (reply.type == _NLMSG_DONE and _errno_of(reply)):
-                raise _refusal(reply, message)
+                raise self._refusal(reply, message)
             if reply.type == _NLMSG_DONE:
                 break
             replies.append(reply)
         return replies, consistent
+
+    def _refusal(self, reply: Reply, message: Message, index: int = 0) -> NetlinkRefused:
+        """The error for a refused message, with the kernel's own words where it gave some."""
+        what = f"{message.what} in {self._label}" if self._label else message.what
+        if reply.flags & _NLM_F_ACK_TLVS:
+            words = attributes(reply.body, _ERRNO.size + _HEADER.size).get(_NLMSGERR_ATTR_MSG)
+            if words:
+                what += f" ({words.rstrip(bytes(1)).decode(errors='replace')})"
+        return NetlinkRefused(_errno_of(reply), what, index)
 
     def _send(self, message: Message, extra_flags: int) -> int:
         self._sequence += 1
@@ -271,13 +284,3 @@ class NetlinkSocket:
 
 def _errno_of(reply: Reply) -> int:
     return -int(_ERRNO.unpack_from(reply.body)[0]) if len(reply.body) >= _ERRNO.size else 0
-
-
-def _refusal(reply: Reply, message: Message, index: int = 0) -> NetlinkRefused:
-    """The error for a refused message, with the kernel's own words where it gave some."""
-    what = message.what
-    if reply.flags & _NLM_F_ACK_TLVS:
-        words = attributes(reply.body, _ERRNO.size + _HEADER.size).get(_NLMSGERR_ATTR_MSG)
-        if words:
-            what += f" ({words.rstrip(bytes(1)).decode(errors='replace')})"
-    return NetlinkRefused(_errno_of(reply), what, index)

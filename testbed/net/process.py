@@ -256,7 +256,7 @@ def popen(
             stderr=subprocess.PIPE,
             env=_environment(env),
             start_new_session=True,
-            preexec_fn=(lambda: _bind_privately(mounts)) if mounts else None,  # noqa: PLW1509 - one thread is left
+            preexec_fn=(lambda: _bind_privately(mounts)) if mounts else None,
         )
 
     return namespace.run(start)
