@@ -1,0 +1,36 @@
+"""The noise gate: why a block must not count.
+
+Pure; owns the rules. Host noise (PSI, steal) is recorded by the launcher, which alone can see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from testbed.bench.meters import Reading
+from testbed.load.block import Block, BlockResult
+
+LONGEST_OVERRUN = 2.0
+"""A block that took this many times its duration was held up by something."""
+
+
+def objections(block: Block, result: BlockResult, counted: Reading) -> list[str]:
+    """What was wrong with a block; empty for a good one. What precedes the colon is the kind."""
+    return list(_objections(block, result, counted))
+
+
+def _objections(block: Block, result: BlockResult, counted: Reading) -> Iterator[str]:
+    if result.errors:
+        yield "errors: " + ", ".join(f"{reason} x{count}" for reason, count in result.errors.items())
+    if not result.requests:
+        yield "no request was answered"
+    if counted.syn_retransmits > 0:
+        yield f"SYN retransmits: {counted.syn_retransmits}"
+    if counted.conntrack_losses:
+        yield f"conntrack drops: {counted.conntrack_losses}"
+    took_ns = result.ended_ns - result.started_ns
+    if took_ns > LONGEST_OVERRUN * block.duration_ns:
+        yield f"overrun: {took_ns / 1e6:.0f} ms instead of {block.duration_ns / 1e6:.0f}"
+    missed = [str(place) for place, target in enumerate(result.targets) if not target.requests]
+    if result.requests and missed:
+        yield f"target without an answer: {', '.join(missed)}"

@@ -1,0 +1,259 @@
+"""A lane: one mode's private copy of the topology, kept loaded from cell to cell.
+
+Owns a live cluster, how many Services it holds, where the measured ones stand, and the times its control
+plane took. Must not know rounds or cells.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from testbed.bench.meters import Meters, Reading, process_cpu_ns, resident_bytes
+from testbed.bench.probe import Target, wait_answer
+from testbed.cluster.cluster import LiveCluster, ProxyOptions
+from testbed.errors import ProcessDied, SysctlRefused
+from testbed.net.namespace import Namespace
+from testbed.net.wait import wait_until
+from testbed.results.format import LaneRecord
+from testbed.spec import Topology
+from testbed.spec.objects import copy_name, service_copies
+
+DIRECT = "direct"
+TWIN_SUFFIX = "-twin"
+RUN_ESTIMATION = "net.ipv4.vs.run_estimation"
+TRAFFIC_TIMEOUT_S = 600.0
+QUIET_TIMEOUT_S = 60.0
+QUIET_WINDOW_S = 0.1
+QUIET_SHARE = 0.1
+"""A proxy counts as idle once it uses less than this share of a CPU over a window."""
+
+SYNC_SUM = "kubeproxy_sync_proxy_rules_duration_seconds_sum"
+RULES = "kubeproxy_sync_proxy_rules_iptables_total"
+RULES_WRITTEN = "kubeproxy_sync_proxy_rules_iptables_last"
+
+
+def mode_of(lane: str) -> str:
+    """The mode of a lane by its name: `iptables-twin` is a second lane of `iptables`."""
+    return lane.removesuffix(TWIN_SUFFIX)
+
+
+def measured_places(services: int) -> tuple[int, ...]:
+    """Which Services are measured, counted from 0 in the order of creation: first, middle and last."""
+    return tuple(sorted({0, (services - 1) // 2, services - 1}))
+
+
+class Lane:
+    """A running lane; a context manager that ends all of it. `dead` says why it is no longer measured."""
+
+    def __init__(self, topology: Topology, name: str, endpoints: int, company: str) -> None:
+        self.name = name
+        self.mode = mode_of(name)
+        self.endpoints = endpoints
+        self.company = company
+        self.services = 0
+        self.dead = ""
+        self.cluster = LiveCluster(
+            topology, ProxyOptions.of(topology, mode=DIRECT), lane=name, services=False
+        )
+        self._topology = topology
+        self._options = ProxyOptions.of(topology, mode=self.mode)
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            stack.enter_context(self.cluster)
+            self._meters = stack.enter_context(Meters(self.client, self.node))
+            if self.mode == "ipvs":
+                # IPVS's estimator wakes every 2 s, walks all Services and so disturbs every lane.
+                with suppress(SysctlRefused):
+                    self.node.sysctl(RUN_ESTIMATION, 0)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def client(self) -> Namespace:
+        return self.cluster.client
+
+    @property
+    def node(self) -> Namespace:
+        """The client's node, whose proxy is measured."""
+        return self.cluster.fabric.nodes[self._node_name]
+
+    @property
+    def scheduler(self) -> str:
+        return self._options.scheduler if self.mode == "ipvs" else ""
+
+    def start(self, services: int) -> LaneRecord:
+        """Load the first Services, start the proxies, wait until the last Service answers.
+
+        Raises ProcessDied or WaitTimeout.
+        """
+        load_ns = self._load(services)
+        if self.mode == DIRECT:
+            return self._record("start", load_ns=load_ns)
+        started_ns = time.perf_counter_ns()
+        self.cluster.restart_proxies(self._options)
+        return self._await_traffic("start", started_ns, {}, load_ns=load_ns, start=self._options.start)
+
+    def grow(self, services: int) -> LaneRecord:
+        """Add Services until there are so many, and wait until the newest answers; raises like `start`."""
+        before = self.metrics()
+        started_ns = time.perf_counter_ns()
+        load_ns = self._load(services)
+        if self.mode == DIRECT:
+            return self._record("grow", load_ns=load_ns)
+        return self._await_traffic("grow", started_ns, before, load_ns=load_ns)
+
+    def restart(self, scheduler: str | None = None) -> LaneRecord:
+        """Stop the proxies, leaving their rules as kube-proxy does, and start them with what is loaded.
+
+        `to_traffic_ns` then is the time until the first full sync, since the old rules carry traffic already.
+        """
+        options = replace(self._options, scheduler=scheduler or self._options.scheduler)
+        self.cluster.stop_proxies()
+        self.cluster.options = options
+        started_ns = time.perf_counter_ns()
+        self.cluster.start_proxies()
+        self.cluster.wait_synced(TRAFFIC_TIMEOUT_S)
+        return self._await_traffic("restart", started_ns, {}, start=options.start)
+
+    def targets(self, traffic: str) -> tuple[tuple[Target, ...], tuple[int, ...]]:
+        """Where traffic goes, and the places (from 1) of the Services it meets; none for the direct lane."""
+        protocol = "UDP" if traffic == "udp" else "TCP"
+        if self.mode == DIRECT:
+            return self._endpoint_targets(protocol), ()
+        places = measured_places(self.services)
+        return tuple(self._service_target(place, protocol) for place in places), tuple(p + 1 for p in places)
+
+    def read_meters(self) -> Reading:
+        return self._meters.read(self._proxy_pid)
+
+    def check_alive(self) -> None:
+        """Raise ProcessDied, with the evidence, if a process of this lane has ended."""
+        self.cluster.check_alive()
+
+    def metrics(self) -> Mapping[str, float]:
+        """The proxy's own metrics; none for the direct lane or while it does not answer."""
+        if self.mode != DIRECT and self.cluster.proxies:
+            with suppress(OSError):
+                return self.cluster.proxy_metrics(self._node_name)
+        return {}
+
+    def wait_quiet(self) -> None:
+        """Wait until the proxy has nothing left to do. Raises WaitTimeout."""
+        if self.mode != DIRECT:
+            wait_until(self._is_quiet, f"the proxy of lane {self.name} to come to rest", QUIET_TIMEOUT_S)
+
+    def _load(self, services: int) -> int:
+        """Bring the control plane to so many Services; how long that took, in ns.
+
+        The direct lane meets no Service and needs one only to name its endpoints.
+        """
+        wanted = 1 if self.mode == DIRECT else services
+        started_ns = time.perf_counter_ns()
+        more = service_copies(self._topology, wanted - self.services, self.endpoints, start=self.services)
+        self.cluster.api.load(list(more))
+        self.services = wanted
+        return time.perf_counter_ns() - started_ns
+
+    def _await_traffic(
+        self, event: str, started_ns: int, before: Mapping[str, float], **facts: Any
+    ) -> LaneRecord:
+        last = self._service_target(self.services - 1, None)
+        answered_ns = wait_answer(self.client, last, TRAFFIC_TIMEOUT_S, self.check_alive)
+        self.wait_quiet()
+        metrics = self.metrics()
+        sync_s = metrics.get(SYNC_SUM, 0.0) - before.get(SYNC_SUM, 0.0)
+        return self._record(
+            event,
+            to_traffic_ns=answered_ns - started_ns,
+            sync_ns=round(sync_s * 1e9) if SYNC_SUM in metrics else None,
+            rules=_total(metrics, RULES),
+            rules_written=_total(metrics, RULES_WRITTEN),
+            metrics={name: value for name, value in metrics.items() if _worth_keeping(name)},
+            **facts,
+        )
+
+    def _record(self, event: str, **facts: Any) -> LaneRecord:
+        pid = self._proxy_pid
+        return LaneRecord(
+            lane=self.name,
+            mode=self.mode,
+            event=event,
+            services=self.services,
+            endpoints=self.endpoints,
+            unix_ns=time.time_ns(),
+            company=self.company,
+            rss_bytes=None if pid is None else resident_bytes(pid),
+            proxy_cpu_ns=None if pid is None else process_cpu_ns(pid),
+            **facts,
+        )
+
+    def _service_target(self, place: int, protocol: str | None) -> Target:
+        """The ClusterIP of a Service, on its first port (of this protocol, if one is given)."""
+        first = self._topology.services[0]
+        service = self.cluster.api.get("Service", copy_name(first.name, place), first.namespace)
+        port = _first_port(service["spec"]["ports"], protocol)
+        return Target(service["spec"]["clusterIP"], port["port"], port.get("protocol", "TCP"))
+
+    def _endpoint_targets(self, protocol: str) -> tuple[Target, ...]:
+        """The endpoints of the lane's one Service themselves, from its EndpointSlices."""
+        first = self._topology.services[0]
+        name = copy_name(first.name, 0)
+        service = self.cluster.api.get("Service", name, first.namespace)
+        wanted = _first_port(service["spec"]["ports"], protocol)
+        slices = self.cluster.api.list(
+            "EndpointSlice", first.namespace, labels=f"kubernetes.io/service-name={name}"
+        )
+        found = [
+            Target(endpoint["addresses"][0], port["port"], protocol)
+            for one in slices
+            if one["addressType"] == "IPv4"
+            for port in one["ports"]
+            if port.get("name", "") == wanted.get("name", "")
+            for endpoint in one["endpoints"]
+        ]
+        return tuple(sorted(found, key=lambda target: target.host))
+
+    @property
+    def _node_name(self) -> str:
+        return self.cluster.plan.nodes[0].name
+
+    @property
+    def _proxy_pid(self) -> int | None:
+        proxy = self.cluster.proxies.get(self._node_name)
+        return None if proxy is None else proxy.pid
+
+    def _is_quiet(self) -> bool:
+        self.check_alive()
+        pid = self._proxy_pid
+        before = None if pid is None else process_cpu_ns(pid)
+        time.sleep(QUIET_WINDOW_S)
+        after = None if pid is None else process_cpu_ns(pid)
+        if before is None or after is None:
+            raise ProcessDied(f"the proxy of lane {self.name}", None)
+        return after - before < QUIET_SHARE * QUIET_WINDOW_S * 1e9
+
+
+def _first_port(ports: list[dict[str, Any]], protocol: str | None) -> dict[str, Any]:
+    return next(port for port in ports if protocol in (None, port.get("protocol", "TCP")))
+
+
+def _total(metrics: Mapping[str, float], name: str) -> int | None:
+    """A metric summed over its labels."""
+    found = [value for key, value in metrics.items() if key == name or key.startswith(name + "{")]
+    return round(sum(found)) if found else None
+
+
+def _worth_keeping(name: str) -> bool:
+    return name.startswith(("kubeproxy_", "testbed_", "process_")) and "_bucket" not in name

@@ -1,0 +1,51 @@
+"""What the bench tells the launcher, and the turn to measure that the launcher gives.
+
+Owns the events on the line: stage, progress, note, lock and unlock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from testbed.errors import ProcessDied
+
+
+class Wire(Protocol):
+    """The job's end of the line to the launcher."""
+
+    def send(self, message: dict[str, Any], /) -> None: ...
+
+    def receive(self, timeout_s: float | None = None) -> dict[str, Any] | None: ...
+
+
+class Launcher:
+    """The launcher as the bench sees it."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def stage(self, name: str) -> None:
+        self._wire.send({"event": "stage", "name": name})
+
+    def note(self, text: str) -> None:
+        self._wire.send({"event": "note", "text": text})
+
+    def progress(self, cell: str, number: int, total: int, left_s: float) -> None:
+        event = {"event": "progress", "cell": cell, "round": number, "of": total, "left_s": round(left_s, 1)}
+        self._wire.send(event)
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Hold the machine-wide turn to measure; waits as long as another run has it.
+
+        Raises ProcessDied when the launcher is gone.
+        """
+        self._wire.send({"event": "lock"})
+        if self._wire.receive() is None:
+            raise ProcessDied("the launcher", None)
+        try:
+            yield
+        finally:
+            self._wire.send({"event": "unlock"})

@@ -1,0 +1,131 @@
+"""A session: the lanes of one company built, grown from size to size and measured at each.
+
+Owns the order of building and growing and what happens to a lane that fails. Must not know the job around it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+
+from testbed.bench.balance import measure_balance
+from testbed.bench.facts import sysctls
+from testbed.bench.lane import DIRECT, Lane
+from testbed.bench.rounds import Bench, CellRounds
+from testbed.errors import TestbedError, UserError
+from testbed.results.format import CellKey, LaneRecord
+from testbed.spec import Topology
+
+
+@dataclass(frozen=True)
+class Company:
+    """Lanes that stand side by side, and the cells that are measured in them.
+
+    `name` is "" for all lanes together, else the lane that stands beside a direct one only. `extras` adds
+    what is not load: the balance over endpoints at the first size, a restart of every proxy at the last.
+    """
+
+    name: str
+    lanes: tuple[str, ...]
+    cells: tuple[CellKey, ...]
+    extras: bool
+
+
+def measure_company(bench: Bench, topology: Topology, company: Company, schedulers: tuple[str, ...]) -> None:
+    """Measure all cells of a company; lanes are built anew for every number of endpoints."""
+    by_endpoints = sorted(company.cells, key=lambda cell: cell.endpoints)
+    for endpoints, cells in groupby(by_endpoints, key=lambda cell: cell.endpoints):
+        sizes = sorted(cells, key=lambda cell: cell.services)
+        with _standing(bench, topology, company, endpoints) as lanes:
+            _Session(bench, company, lanes, schedulers).run(sizes)
+
+
+@contextmanager
+def _standing(bench: Bench, topology: Topology, company: Company, endpoints: int) -> Iterator[list[Lane]]:
+    """Build the lanes one at a time in random order; all of them end with the block."""
+    with ExitStack() as stack:
+        lanes = []
+        for name in bench.rng.sample(company.lanes, len(company.lanes)):
+            bench.launcher.stage(f"building lane {name}")
+            lanes.append(stack.enter_context(Lane(topology, name, endpoints, company.name)))
+        found = {lane.name: {"client": sysctls(lane.client), "node": sysctls(lane.node)} for lane in lanes}
+        bench.writer.describe(
+            sysctls=found,
+            **{f"build_order{company.name and '-' + company.name}": [lane.name for lane in lanes]},
+        )
+        yield lanes
+
+
+@dataclass
+class _Session:
+    bench: Bench
+    company: Company
+    lanes: Sequence[Lane]
+    schedulers: tuple[str, ...]
+
+    def run(self, cells: Sequence[CellKey]) -> None:
+        sizes = [
+            (services, list(group)) for services, group in groupby(cells, key=lambda cell: cell.services)
+        ]
+        for number, (services, at_size) in enumerate(sizes):
+            with self.bench.launcher.turn():
+                self._bring_to(services, first=number == 0)
+                if self.company.extras and number == 0:
+                    self._balance()
+                for cell in at_size:
+                    if self._alive():
+                        CellRounds(self.bench, cell, self.company.name).measure(self.lanes)
+        if self.company.extras and len(sizes) > 1:
+            with self.bench.launcher.turn():
+                self._restart()
+
+    def _bring_to(self, services: int, *, first: bool) -> None:
+        for lane in self.bench.rng.sample(self.lanes, len(self.lanes)):
+            self.bench.launcher.stage(
+                f"{lane.name}: {'starting with' if first else 'growing to'} {services:,} Services"
+            )
+            self._try(lane, lambda lane=lane: lane.start(services) if first else lane.grow(services))
+
+    def _balance(self) -> None:
+        for lane in self._modes():
+            self.bench.launcher.stage(f"{lane.name}: balance over endpoints")
+            if lane.endpoints > 1:
+                for record in measure_balance(lane, self.schedulers):
+                    self.bench.writer.balance(record)
+
+    def _restart(self) -> None:
+        for lane in self._modes():
+            self.bench.launcher.stage(f"{lane.name}: restarting with {lane.services:,} Services")
+            self._try(lane, lane.restart)
+
+    def _try(self, lane: Lane, action: Callable[[], LaneRecord]) -> None:
+        """Record what an action on a lane took; one that fails ends the lane, not the run."""
+        if lane.dead:
+            return
+        try:
+            record = action()
+        except UserError:
+            raise
+        except TestbedError as error:
+            lane.dead = str(error)
+            record = LaneRecord(
+                lane=lane.name,
+                mode=lane.mode,
+                event="died",
+                services=lane.services,
+                endpoints=lane.endpoints,
+                unix_ns=time.time_ns(),
+                company=self.company.name,
+                reason=lane.dead,
+            )
+            self.bench.launcher.note(f"lane {lane.name} is measured no further: {lane.dead}")
+        self.bench.writer.lane(record)
+
+    def _alive(self) -> bool:
+        return any(not lane.dead for lane in self.lanes)
+
+    def _modes(self) -> list[Lane]:
+        return [lane for lane in self.lanes if lane.name == lane.mode != DIRECT and not lane.dead]
