@@ -45,7 +45,7 @@ _HOME = {
     "load_topology": "testbed.spec",
 }
 
-__all__ = [*_HOME]  # noqa: PLE0604
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:

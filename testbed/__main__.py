@@ -11,11 +11,14 @@ OLDEST_PYTHON = (3, 11)
 def unsupported(version, platform):  # type: ignore[no-untyped-def]  # must parse on the Pythons it refuses
     """Say in one line why testbed cannot run here, or return an empty string."""
     if platform != "linux":
-        return "testbed needs Linux (network namespaces); this is %s: run it in a Linux machine" % platform
-    if tuple(version[:2]) < OLDEST_PYTHON:
-        return "testbed needs Python %d.%d or newer; this is %d.%d: make the virtual environment with a newer one" % (
-            OLDEST_PYTHON + tuple(version[:2])
+        return "testbed needs Linux (network namespaces); this is {}: run it in a Linux machine".format(
+            platform
         )
+    if tuple(version[:2]) < OLDEST_PYTHON:
+        return (
+            "testbed needs Python {}.{} or newer; this is {}.{}: "
+            "make the virtual environment with a newer one"
+        ).format(*OLDEST_PYTHON, *version[:2])
     return ""
 
 

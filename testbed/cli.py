@@ -6,7 +6,6 @@ Exit statuses: 0 fine, 2 the user can put it right, 3 the work failed, 130 inter
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.rich_utils import rich_format_error
 
-from testbed.errors import SpecError, TestbedError, UserError
+from testbed.errors import TestbedError, UserError
 
 INTERRUPTED = 130
 
@@ -36,13 +35,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Say what this machine can do, kernel by kernel and mode by mode, and how to get the rest."""
+    from rich.console import Console
+
     from testbed.lab.doctor import examine, render
 
     findings = examine()
     if as_json:
         print(json.dumps(findings, indent=2))
     else:
-        render(findings)
+        render(findings, Console())
 
 
 @app.command()
@@ -59,8 +60,8 @@ def up(
 
     Example: testbed up topologies/lab.yaml --mode ipvs -c "client curl -s http://web"
     """
-    from testbed.lab.shell import interact, run_commands
     from testbed.lab.cluster import Cluster
+    from testbed.lab.shell import interact, run_commands
     from testbed.spec import load_topology
 
     loaded = load_topology(topology)
@@ -93,7 +94,9 @@ def run(
     from testbed.spec import load_topology
 
     changes = {"seed": seed, "rounds": rounds, "budget": budget}
-    sweep = load_topology(topology).with_sweep({key: value for key, value in changes.items() if value is not None})
+    sweep = load_topology(topology).with_sweep(
+        {key: value for key, value in changes.items() if value is not None}
+    )
     with Quiet() if as_json else display_for(Console(stderr=True)) as display:
         run_dir = run_sweep(sweep, RunOptions(kernel=kernel, out=out, isolate=isolate), display)
     show_report(run_dir, as_json)
@@ -134,6 +137,6 @@ def main(arguments: Sequence[str]) -> int:
         print(error, file=sys.stderr)
         return error.exit_status
     except typer.TyperException as error:
-        rich_format_error(error)
+        rich_format_error(error)  # type: ignore[arg-type]  # every one that reaches us is a usage error
         return UserError.exit_status
     return status if isinstance(status, int) else 0

@@ -10,6 +10,7 @@ import json
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -125,11 +126,10 @@ class ApiClient:
         labels: str = "",
         fields: str = "",
         timeout_s: int = 0,
-    ) -> Iterator[WatchEvent]:
-        """Yield what happens after `resource_version`, or the present objects first.
+    ) -> Watch:
+        """Follow what happens after `resource_version`, or the present objects first.
 
-        Ends after `timeout_s` (0: when the server likes). Uses a connection of its own, closed with the
-        generator. Raises ApiError (410) when the version is too old.
+        Ends after `timeout_s` (0: when the server likes). Raises ApiError (410) when the version is too old.
         """
         query = {
             "watch": "true",
@@ -139,20 +139,7 @@ class ApiClient:
             "fieldSelector": fields,
             "timeoutSeconds": str(timeout_s or ""),
         }
-        path = _with_query(find_resource(kind).path(namespace), query)
-        connection = _UnixConnection(self._socket_path, None)
-        try:
-            connection.request("GET", path)
-            response = connection.getresponse()
-            if response.status != 200:
-                raise failures.from_status(response.status, json.loads(response.read()))
-            while line := response.readline():
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise failures.from_status(event["object"].get("code", 500), event["object"])
-                yield WatchEvent(event["type"], event["object"])
-        finally:
-            connection.close()
+        return Watch(self._socket_path, _with_query(find_resource(kind).path(namespace), query))
 
     def ready(self) -> bool:
         """Say whether the control plane answers."""
@@ -216,6 +203,49 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
+
+
+class Watch(Iterator[WatchEvent]):
+    """The events of a watch, on a connection of its own; a context manager.
+
+    Another thread may `close` it, which ends the iteration.
+    """
+
+    def __init__(self, socket_path: Path, path: str) -> None:
+        self._connection = _UnixConnection(socket_path, None)
+        self._connection.request("GET", path)
+        self._socket = self._connection.sock
+        self._response = self._connection.getresponse()
+        if self._response.status != 200:
+            refusal = failures.from_status(self._response.status, json.loads(self._response.read()))
+            self._connection.close()
+            raise refusal
+
+    def __next__(self) -> WatchEvent:
+        try:
+            line = self._response.readline()
+        except (OSError, http.client.HTTPException):
+            line = b""
+        if not line:
+            raise StopIteration
+        event = json.loads(line)
+        if event["type"] == "ERROR":
+            raise failures.from_status(event["object"].get("code", 500), event["object"])
+        return WatchEvent(event["type"], event["object"])
+
+    def close(self) -> None:
+        """End the watch; harmless when done twice."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        self._connection.close()
 
 
 def find_resource(name: str) -> Resource:

@@ -20,7 +20,6 @@ UNDERLAY = IPv4Network("172.18.0.0/16")
 UNDERLAY6 = IPv6Network("fd00:172:18::/64")
 CLUSTER_CIDR6 = IPv6Network("fd00:10:244::/48")
 SERVICE_CIDR6 = IPv6Network("fd00:10:96::/112")
-OUTSIDE = "outside"
 _POD_PREFIX = 24
 _POD_PREFIX6 = 64
 
@@ -36,6 +35,11 @@ class PodPlan:
     @property
     def name(self) -> str:
         return self.spec.name
+
+    @property
+    def attachment(self) -> PodAttachment:
+        """The pod in the terms of the fabric builder."""
+        return PodAttachment(self.name, self.address, self.address6)
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,7 @@ class Plan:
         """The plan in the terms of the fabric builder."""
         pods: dict[str, list[PodAttachment]] = {node.name: [] for node in self.nodes}
         for pod in self.pods:
-            pods[pod.spec.node].append(PodAttachment(pod.name, pod.address, pod.address6))
+            pods[pod.spec.node].append(pod.attachment)
         return tuple(
             NodeAttachment(
                 name=node.name,

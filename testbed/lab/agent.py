@@ -21,11 +21,12 @@ import os
 import selectors
 import signal
 import subprocess
-from typing import Any
+from contextlib import suppress
+from typing import IO, Any
 
 from testbed.cluster.cluster import LiveCluster, ProxyOptions
 from testbed.cluster.kubelet import Kubelet
-from testbed.errors import TestbedError
+from testbed.errors import TestbedError, WaitTimeout
 from testbed.kernel.line import Line
 from testbed.spec import Topology
 
@@ -77,14 +78,25 @@ def inventory(cluster: LiveCluster) -> dict[str, Any]:
             "namespace": item["metadata"]["namespace"],
             "type": item["spec"].get("type", "ClusterIP"),
             "cluster_ip": item["spec"].get("clusterIP", ""),
-            "ports": [f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", [])],
+            "ports": [
+                f"{port['port']}/{port.get('protocol', 'TCP')}" for port in item["spec"].get("ports", [])
+            ],
         }
         for item in cluster.api.list("services")
     ]
     return {
         "mode": cluster.options.mode,
         "nodes": [{"name": node.name, "address": node.address} for node in cluster.plan.nodes],
-        "pods": cluster.pod_inventory(),
+        "pods": [
+            {
+                "name": pod.name,
+                "namespace": pod.spec.namespace,
+                "node": pod.spec.node,
+                "address": pod.address,
+                "ports": [f"{number}/{protocol}" for number, protocol in pod.spec.listens],
+            }
+            for pod in cluster.pods.values()
+        ],
         "services": services,
         "outside": cluster.plan.outside,
     }
@@ -96,47 +108,57 @@ def relay(cluster: LiveCluster, line: Line, name: str, argv: list[str], data: by
     A line that closes meanwhile ends the program, since nobody is left to read what it says.
     """
     with cluster.popen(name, argv) as program, selectors.DefaultSelector() as ready:
-        assert program.stdin and program.stdout and program.stderr
-        ready.register(program.stdout, selectors.EVENT_READ, "stdout")
-        ready.register(program.stderr, selectors.EVENT_READ, "stderr")
+        stdin, stdout, stderr = _pipes(program)
+        ready.register(stdout, selectors.EVENT_READ, "stdout")
+        ready.register(stderr, selectors.EVENT_READ, "stderr")
         ready.register(line.fileno(), selectors.EVENT_READ, "line")
-        if data:
-            os.set_blocking(program.stdin.fileno(), False)
-            ready.register(program.stdin, selectors.EVENT_WRITE, "stdin")
-        else:
-            program.stdin.close()
+        os.set_blocking(stdin.fileno(), False)
+        ready.register(stdin, selectors.EVENT_WRITE, "stdin")
         open_streams = 2
         while open_streams:
+            _pass_signals(program, line)
             for key, _ in ready.select():
-                if key.data == "line":
-                    _signal(program, line)
-                elif key.data == "stdin":
-                    data = _feed(program, ready, data)
-                elif chunk := os.read(key.fd, _CHUNK_BYTES):
-                    encoded = base64.b64encode(chunk).decode("ascii")
-                    line.send({"event": "output", "stream": key.data, "data": encoded})
-                else:
-                    ready.unregister(key.fd)
-                    open_streams -= 1
+                if key.data == "stdin":
+                    data = _feed(stdin, ready, data)
+                elif key.data != "line":
+                    open_streams -= _drain(key, ready, line)
         return program.wait()
 
 
-def _signal(program: subprocess.Popen[bytes], line: Line) -> None:
-    request = line.receive()
-    if request is None:
-        program.kill()
-    elif request.get("do") == "signal":
-        os.killpg(program.pid, signal.Signals(request["signal"]))
+def _pipes(program: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes], IO[bytes]]:
+    assert program.stdin is not None
+    assert program.stdout is not None
+    assert program.stderr is not None
+    return program.stdin, program.stdout, program.stderr
 
 
-def _feed(program: subprocess.Popen[bytes], ready: selectors.BaseSelector, data: bytes) -> bytes:
+def _pass_signals(program: subprocess.Popen[bytes], line: Line) -> None:
+    """Pass on what has arrived; the program's session is its process group."""
+    with suppress(WaitTimeout):
+        while (request := line.receive(0)) is not None:
+            if request["do"] == "signal":
+                os.killpg(program.pid, request["signal"])
+        os.killpg(program.pid, signal.SIGKILL)
+
+
+def _drain(key: selectors.SelectorKey, ready: selectors.BaseSelector, line: Line) -> int:
+    """Send on what a stream holds; 1 if it has ended."""
+    chunk = os.read(key.fd, _CHUNK_BYTES)
+    if not chunk:
+        ready.unregister(key.fileobj)
+        return 1
+    encoded = base64.b64encode(chunk).decode("ascii")
+    line.send({"event": "output", "stream": key.data, "data": encoded})
+    return 0
+
+
+def _feed(stdin: IO[bytes], ready: selectors.BaseSelector, data: bytes) -> bytes:
     """Write what the program's input takes now; close it when all is written or it stops reading."""
-    assert program.stdin
     try:
-        data = data[os.write(program.stdin.fileno(), data) :]
+        data = data[os.write(stdin.fileno(), data) :] if data else b""
     except BrokenPipeError:
         data = b""
     if not data:
-        ready.unregister(program.stdin)
-        program.stdin.close()
+        ready.unregister(stdin)
+        stdin.close()
     return data

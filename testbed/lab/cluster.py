@@ -49,7 +49,7 @@ class Host:
         argv = ["sh", "-c", command] if isinstance(command, str) else list(command)
         data = input.encode() if isinstance(input, str) else input
         output: dict[str, list[bytes]] = {"stdout": [], "stderr": []}
-        status = self._cluster.execute(self.name, argv, data, lambda stream, chunk: output[stream].append(chunk))
+        status = self._cluster.execute(self.name, argv, data, lambda name, chunk: output[name].append(chunk))
         stdout, stderr = (b"".join(output[name]).decode(errors="replace") for name in ("stdout", "stderr"))
         if check and status != 0:
             raise CommandFailed(argv, status, stderr, self.name)

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from testbed.errors import BadResults, ProcessDied, TestbedError, UserError
+from testbed.errors import BadResults, ProcessDied, UserError
 from testbed.kernel import Job, Kernel, Session, choose
 from testbed.lab.noise import NoiseRecorder
 from testbed.lab.progress import Display
@@ -109,14 +109,16 @@ def _run_job(kernel: Kernel, job: Job, run_dir: Path, display: Display) -> None:
 
 def _follow(session: Session, turn: Turn, display: Display) -> None:
     """Show what the run says, and give it its turn to measure when it asks."""
+
+    def on_wait() -> None:
+        display.show({"event": "note", "text": "waiting: another run on this machine is measuring"})
+
     while (event := session.line.receive()) is not None:
         match event:
             case {"event": "lock"}:
-                turn.take(lambda: display.show({"event": "note", "text": "waiting: another run is measuring"}))
+                turn.take(on_wait)
                 session.line.send({"locked": True})
             case {"event": "unlock"}:
                 turn.give()
-            case {"event": "error", "message": message, "status": status}:
-                raise UserError(message) if status == UserError.exit_status else TestbedError(message)
             case _:
                 display.show(event)

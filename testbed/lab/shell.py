@@ -1,18 +1,18 @@
 """The lab by hand: a prompt in which nodes and pods are addressed by name.
 
-    client curl -s http://web                       run a command on a pod
-    node1 iptables -t nat -L -n -v | grep web       or on a node; pipes work as in any shell
-    nodes, pods, services                           what there is
-    mode ipvs                                       switch every node's proxy to another mode
-    help, exit
+client curl -s http://web                       run a command on a pod
+node1 iptables -t nat -L -n -v | grep web       or on a node; pipes work as in any shell
+nodes, pods, services                           what there is
+mode ipvs                                       switch every node's proxy to another mode
+help, exit
 """
 
 from __future__ import annotations
 
 import readline
-import shlex
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from difflib import get_close_matches
 
 from rich.console import Console
@@ -65,10 +65,13 @@ def run_line(lab: Cluster, line: str) -> int:
     word, _, rest = line.strip().partition(" ")
     if word == "" or word.startswith("#"):
         return 0
-    if word in _VERBS:
-        _VERBS[word](lab, *shlex.split(rest))
-        return 0
-    return _run_on(lab, word, rest)
+    if word not in _VERBS:
+        return _run_on(lab, word, rest)
+    verb, arguments = _VERBS[word], rest.split()
+    if len(arguments) != len(verb.takes):
+        raise UserError(f"usage: {' '.join((word, *verb.takes))}")
+    verb.do(lab, *arguments)
+    return 0
 
 
 def _run_on(lab: Cluster, name: str, command: str) -> int:
@@ -112,7 +115,7 @@ def _print_pods(lab: Cluster) -> None:
 
 def _print_services(lab: Cluster) -> None:
     rows = [
-        (service["namespace"], service["name"], service["type"], service["cluster_ip"], ", ".join(service["ports"]))
+        (*(service[key] for key in ("namespace", "name", "type", "cluster_ip")), ", ".join(service["ports"]))
         for service in lab.inventory()["services"]
     ]
     _print_rows("services", ("namespace", "name", "type", "cluster IP", "ports"), rows)
@@ -124,16 +127,24 @@ def _switch_mode(lab: Cluster, mode: str) -> None:
 
 
 def _print_help(lab: Cluster) -> None:
-    print(f"{len(lab.nodes)} nodes, {len(lab.pods)} pods, mode {lab.mode}. NAME COMMAND runs on a node or pod;")
-    print(f"{', '.join(_VERBS)}, exit.")
+    print(f"{len(lab.nodes)} nodes, {len(lab.pods)} pods, mode {lab.mode}.")
+    print(f"NAME COMMAND runs a command on a node or pod; also: {', '.join(_VERBS)}, exit.")
 
 
-_VERBS: dict[str, Callable[..., None]] = {
-    "nodes": _print_nodes,
-    "pods": _print_pods,
-    "services": _print_services,
-    "mode": _switch_mode,
-    "help": _print_help,
+@dataclass(frozen=True)
+class _Verb:
+    """What the prompt itself does; `takes` names its arguments."""
+
+    do: Callable[..., None]
+    takes: tuple[str, ...] = ()
+
+
+_VERBS = {
+    "nodes": _Verb(_print_nodes),
+    "pods": _Verb(_print_pods),
+    "services": _Verb(_print_services),
+    "mode": _Verb(_switch_mode, takes=("MODE",)),
+    "help": _Verb(_print_help),
 }
 
 

@@ -1,0 +1,36 @@
+"""Reading a proxy's own metrics, in the Prometheus text format."""
+
+from __future__ import annotations
+
+import http.client
+
+_TIMEOUT_S = 5.0
+
+
+def scrape_metrics(port: int) -> dict[str, float]:
+    """Fetch `http://127.0.0.1:port/metrics` in the calling thread's namespace.
+
+    Raises:
+        OSError: nothing answers there.
+    """
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", "/metrics")
+        return parse_metrics(connection.getresponse().read().decode())
+    except http.client.HTTPException as error:
+        raise ConnectionError(f"no metrics on port {port}: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def parse_metrics(text: str) -> dict[str, float]:
+    """`name{label="value"}` to value; comments and timestamps are left out.
+
+    Format: https://prometheus.io/docs/instrumenting/exposition_formats/
+    """
+    samples = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            end = line.rfind("}") + 1 or line.find(" ")
+            samples[line[:end]] = float(line[end:].split()[0])
+    return samples
