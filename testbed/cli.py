@@ -68,7 +68,7 @@ def up(
     for note in loaded.passed_over:
         print(note, file=sys.stderr)
     with Cluster(loaded, mode=mode, kernel=kernel) as lab:
-        print(f"kernel: {lab.kernel_reason}", file=sys.stderr)
+        print(f"kernel: {lab.kernel}", file=sys.stderr)
         return run_commands(lab, command) if command else interact(lab)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from testbed.results.writer import RunWriter
 from testbed.spec import Sweep, Topology
 
 LOG_DIR = Path("/run/testbed")
+_FORKED = ("testbed.proxy.main", "testbed.cluster.apiserver", "aiohttp.web")
 
 
 def main(arguments: Mapping[str, Any], line: Wire) -> int:
@@ -92,8 +94,9 @@ def beside_direct(lane: str) -> tuple[str, ...]:
 
 
 def preload(sweep: Sweep) -> tuple[str, ...]:
-    """Import what forked proxies and backends run, once; the schedulers of IPVS that this kernel has."""
-    import testbed.proxy.main  # noqa: F401
+    """Import what forked proxies and control planes run, once; the schedulers of IPVS that this kernel has."""
+    for module in _FORKED:
+        import_module(module)
 
     if "ipvs" not in sweep.modes:
         return ()

@@ -278,7 +278,7 @@ class LiveCluster:
         if self.topology.filter_rules:
             text = filter_rules_text(self.topology.filter_rules)
             for node in self.fabric.nodes:
-                self._run_tool(node, ["iptables-restore", "--noflush"], text)
+                self._run_tool(node, [f"iptables-{self.iptables.variant}-restore", "--noflush"], text)
 
     def _start_backend(self, stack: ExitStack) -> BackendClient:
         control_path = self.directory / "backend.sock"

@@ -78,10 +78,11 @@ class Cluster:
         self._inventory: dict[str, Any] = {}
         self._session: Session | None = None
         self._stack = ExitStack()
-        self.kernel_reason = ""
+        self.kernel = ""
 
     def __enter__(self) -> Self:
-        kernel, self.kernel_reason = choose(self._wanted_kernel, {self.mode})
+        kernel, reason = choose(self._wanted_kernel, {self.mode})
+        self.kernel = f"{kernel.name} ({reason})"
         job = Job(
             entry=_AGENT,
             arguments={"topology": self.topology.model_dump(mode="json"), "mode": self.mode},

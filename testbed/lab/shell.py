@@ -78,8 +78,10 @@ def _run_on(lab: Cluster, name: str, command: str) -> int:
     try:
         host = lab.host(name)
     except UserError as error:
-        verbs = get_close_matches(name, _VERBS, n=1)
-        raise UserError(f"{error}; or the verb {verbs[0]!r}?") from None if verbs else error
+        verbs = get_close_matches(name, (*_VERBS, *_LEAVE), n=1)
+        if not verbs:
+            raise
+        raise UserError(f"{error} (or the verb {verbs[0]!r}?)") from None
     if not command:
         raise UserError(f"{name}: say what to run there, such as `{name} ip address`")
     return lab.execute(host.name, ["sh", "-c", command], b"", _write_through)
