@@ -57,8 +57,9 @@ class Lane:
         self.company = company
         self.services = 0
         self.dead = ""
+        place = "-".join(part for part in (company, name, str(endpoints)) if part)
         self.cluster = LiveCluster(
-            topology, ProxyOptions.of(topology, mode=DIRECT), lane=name, services=False
+            topology, ProxyOptions.of(topology, mode=DIRECT), lane=place, services=False
         )
         self._topology = topology
         self._options = ProxyOptions.of(topology, mode=self.mode)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 
 from testbed.bench.balance import measure_balance
@@ -52,10 +53,8 @@ def _standing(bench: Bench, topology: Topology, company: Company, endpoints: int
             bench.launcher.stage(f"building lane {name}")
             lanes.append(stack.enter_context(Lane(topology, name, endpoints, company.name)))
         found = {lane.name: {"client": sysctls(lane.client), "node": sysctls(lane.node)} for lane in lanes}
-        bench.writer.describe(
-            sysctls=found,
-            **{f"build_order{company.name and '-' + company.name}": [lane.name for lane in lanes]},
-        )
+        order = {f"build_order {company.name or 'all'}": [lane.name for lane in lanes]}
+        bench.writer.describe(sysctls=found, **order)
         yield lanes
 
 
@@ -67,9 +66,8 @@ class _Session:
     schedulers: tuple[str, ...]
 
     def run(self, cells: Sequence[CellKey]) -> None:
-        sizes = [
-            (services, list(group)) for services, group in groupby(cells, key=lambda cell: cell.services)
-        ]
+        by_size = groupby(cells, key=lambda cell: cell.services)
+        sizes = [(services, list(group)) for services, group in by_size]
         for number, (services, at_size) in enumerate(sizes):
             with self.bench.launcher.turn():
                 self._bring_to(services, first=number == 0)
@@ -83,18 +81,21 @@ class _Session:
                 self._restart()
 
     def _bring_to(self, services: int, *, first: bool) -> None:
+        doing = "starting with" if first else "growing to"
         for lane in self.bench.rng.sample(self.lanes, len(self.lanes)):
-            self.bench.launcher.stage(
-                f"{lane.name}: {'starting with' if first else 'growing to'} {services:,} Services"
-            )
-            self._try(lane, lambda lane=lane: lane.start(services) if first else lane.grow(services))
+            self.bench.launcher.stage(f"{lane.name}: {doing} {services:,} Services")
+            self._try(lane, partial(lane.start if first else lane.grow, services))
 
     def _balance(self) -> None:
         for lane in self._modes():
             self.bench.launcher.stage(f"{lane.name}: balance over endpoints")
-            if lane.endpoints > 1:
+            if lane.endpoints < 2:
+                continue
+            try:
                 for record in measure_balance(lane, self.schedulers):
                     self.bench.writer.balance(record)
+            except TestbedError as error:
+                self.bench.writer.lane(self._end(lane, error))
 
     def _restart(self) -> None:
         for lane in self._modes():
@@ -110,19 +111,22 @@ class _Session:
         except UserError:
             raise
         except TestbedError as error:
-            lane.dead = str(error)
-            record = LaneRecord(
-                lane=lane.name,
-                mode=lane.mode,
-                event="died",
-                services=lane.services,
-                endpoints=lane.endpoints,
-                unix_ns=time.time_ns(),
-                company=self.company.name,
-                reason=lane.dead,
-            )
-            self.bench.launcher.note(f"lane {lane.name} is measured no further: {lane.dead}")
+            record = self._end(lane, error)
         self.bench.writer.lane(record)
+
+    def _end(self, lane: Lane, error: TestbedError) -> LaneRecord:
+        lane.dead = str(error)
+        self.bench.launcher.note(f"lane {lane.name} is measured no further: {lane.dead}")
+        return LaneRecord(
+            lane=lane.name,
+            mode=lane.mode,
+            event="died",
+            services=lane.services,
+            endpoints=lane.endpoints,
+            unix_ns=time.time_ns(),
+            company=self.company.name,
+            reason=lane.dead,
+        )
 
     def _alive(self) -> bool:
         return any(not lane.dead for lane in self.lanes)

@@ -27,6 +27,9 @@ GRACE_S = 30.0
 """How much longer than its duration and one timeout a block may take before the process counts as stuck."""
 
 
+END_TIMEOUT_S = 2.0
+
+
 class BlockRefused(TestbedError):
     """The load process could not run a block: a namespace that is gone, a kind of user it does not know."""
 
@@ -79,8 +82,8 @@ class LoadProcess:
     def close(self) -> None:
         """End the process: end of file first, SIGKILL after two seconds."""
         self._wire.close()
-        if self._child.wait(2.0) is None:
-            self._child.kill()
+        self._child.wait(END_TIMEOUT_S)
+        self._child.close()
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +104,4 @@ class LoadProcess:
 
     def _died(self) -> ProcessDied:
         status = self._child.wait(1.0)
-        log = self._child.log_path
-        evidence = log.read_text(errors="replace")[-4000:] if log is not None and log.exists() else ""
-        return ProcessDied("the load process", status, evidence)
+        return ProcessDied("the load process", status, self._child.evidence())
