@@ -145,24 +145,21 @@ class EventLoop:
         try:
             while self._running:
                 timeout_s = self._run_timers() if self._timers else -1
+                if closing:
+                    self._close_descriptors()
                 for fd, events in poll(0 if self._again else timeout_s, _MAX_EVENTS):
                     handler = handlers[fd]
                     if handler is not None:
                         handler.ready(events)
                 if self._again:
                     self._run_again()
-                if closing:
-                    for fd in closing:
-                        os.close(fd)
-                    closing.clear()
         finally:
             self._ended.set()
 
     def close(self) -> None:
         """Give back the loop's own descriptors, after `run` has returned; watched ones are their owners'."""
         self._epoll.close()
-        for fd in self._closing:
-            os.close(fd)
+        self._close_descriptors()
         os.close(self._wake)
 
     def _run_timers(self) -> float:
@@ -183,6 +180,11 @@ class EventLoop:
         again, self._again = self._again, []
         for handler, events in again:
             handler.ready(events)
+
+    def _close_descriptors(self) -> None:
+        for fd in self._closing:
+            os.close(fd)
+        self._closing.clear()
 
     def _poke(self) -> None:
         os.eventfd_write(self._wake, 1)

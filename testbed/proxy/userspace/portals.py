@@ -24,6 +24,15 @@ NODEPORT_CONTAINER = "KUBE-NODEPORT-CONTAINER"
 NODEPORT_HOST = "KUBE-NODEPORT-HOST"
 CHAINS = (PORTALS_CONTAINER, PORTALS_HOST, NODEPORT_CONTAINER, NODEPORT_HOST)
 
+ANCHOR = "KUBE-PORTALS-ANCHOR"
+"""A chain that no packet meets, with one rule that needs connection tracking.
+
+The kernel stops tracking connections in a namespace when the last rule that needs it goes. Without the anchor
+the deletion of the last Service would cut the connections that were made through it.
+"""
+
+_ANCHOR_RULE = f"-A {ANCHOR} -m conntrack --ctstate ESTABLISHED -j RETURN"
+
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
 
 _PORTALS_COMMENT = "handle ClusterIPs; NOTE: this must be before the NodePort rules"
@@ -74,8 +83,8 @@ def rules(portal: Portal) -> tuple[str, ...]:
 
 def whole(portals: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a nat section that replace all portal chains; takes what `rules` gave for each portal."""
-    declared = [f":{chain} - [0:0]" for chain in CHAINS]
-    return declared + [f"-A {rule}" for portal in portals for rule in portal]
+    declared = [f":{chain} - [0:0]" for chain in (*CHAINS, ANCHOR)]
+    return [*declared, _ANCHOR_RULE] + [f"-A {rule}" for portal in portals for rule in portal]
 
 
 def difference(before: Mapping[K, Sequence[str]], after: Mapping[K, Sequence[str]]) -> list[str]:

@@ -41,6 +41,7 @@ class UserspaceProxier:
         self._iptables = iptables or Iptables(settings.family, settings.iptables_variant)
         self._jumps = _jumps(settings)
         self._rules: dict[ServicePortName, tuple[str, ...]] = {}
+        self._chains_stand = False
         self._descriptor_limit = _raise_descriptor_limit()
         self._ports = ProxyPorts(
             bind_address=settings.bind_address,
@@ -48,9 +49,16 @@ class UserspaceProxier:
             port_range=settings.proxy_port_range,
         )
 
+    @property
+    def iptables_variant(self) -> str:
+        """The variant of iptables that the portals are written with."""
+        return self._iptables.variant
+
     def sync(self, services: ServiceMap, changed: Collection[ServicePortName] | None) -> SyncResult:
         """As `Proxier.sync`. Raises MachineLacks when this process may not open enough sockets."""
         self._check_descriptors(len(services))
+        if not self._chains_stand:
+            changed = None
         everything = changed is None
         names = services if changed is None else [name for name in changed if name in services]
         served = [name for name in names if name.protocol in _PROTOCOLS]
@@ -72,8 +80,9 @@ class UserspaceProxier:
     def close(self) -> None:
         """Remove the portals, close the ports and the connections."""
         self._iptables.remove_jumps(self._jumps)
-        self._iptables.remove_chains("nat", portals.CHAINS)
+        self._iptables.remove_chains("nat", (*portals.CHAINS, portals.ANCHOR))
         self._rules.clear()
+        self._chains_stand = False
         self._ports.close()
 
     def _write(
@@ -93,6 +102,7 @@ class UserspaceProxier:
             self._iptables.restore(section("nat", lines))
         if everything:
             self._iptables.ensure_jumps(self._jumps)
+            self._chains_stand = True
             self._rules = rules
         else:
             self._rules.update(rules)
@@ -126,7 +136,7 @@ def cleanup(settings: ProxySettings, *, active: str = "") -> None:
         return
     iptables = Iptables(settings.family, settings.iptables_variant)
     iptables.remove_jumps(_jumps(settings))
-    iptables.remove_chains("nat", portals.CHAINS)
+    iptables.remove_chains("nat", (*portals.CHAINS, portals.ANCHOR))
 
 
 def _jumps(settings: ProxySettings) -> tuple[Jump, ...]:
