@@ -94,7 +94,7 @@ def beside_direct(lane: str) -> tuple[str, ...]:
 
 
 def preload(sweep: Sweep) -> tuple[str, ...]:
-    """Import what forked proxies and control planes run, once; the schedulers of IPVS that this kernel has."""
+    """Import once what is forked: proxies, control planes. Returns the schedulers of this kernel's IPVS."""
     for module in _FORKED:
         import_module(module)
 
