@@ -19,8 +19,9 @@ class ProxySettings:
 
     `cluster_cidr` is the pod network of the family (None: no local detection, nothing is masqueraded for
     coming from outside it). `node_ips` are the node's own addresses of the family, the primary first.
-    `nodeport_addresses` are CIDRs or `primary`; empty means every local address. Durations are in seconds.
-    Defaults are kube-proxy's.
+    `nodeport_addresses` are CIDRs or `primary`; empty means every local address. With more endpoints than
+    `comments_up_to_endpoints` iptables rules in the chains of single Services carry no comments. Durations
+    are in seconds. Defaults are kube-proxy's.
     """
 
     family: Family = Family.IPV4
@@ -40,7 +41,7 @@ class ProxySettings:
     ipvs_tcp_fin_timeout_s: float = 0.0
     ipvs_udp_timeout_s: float = 0.0
     iptables_variant: str = "auto"
-    rule_comments: bool = True
+    comments_up_to_endpoints: int = 1000
     udp_idle_timeout_s: float = 0.25
     proxy_port_range: tuple[int, int] | None = None
     bind_address: str = "0.0.0.0"  # noqa: S104  kube-proxy's default

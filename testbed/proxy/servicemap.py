@@ -23,8 +23,9 @@ SliceEndpoints = Mapping[ServicePortName, tuple[Endpoint, ...]]
 class ServiceMap(Mapping[ServicePortName, ServicePort]):
     """Service ports by name, iterated in the order in which they were announced.
 
-    `zone` is the node's zone, empty when unknown. The setters return the names whose Service port or endpoints
-    changed (never names without a Service), so that their union is what the next sync must look at.
+    `zone` is the node's zone, empty when unknown. The setters return the names whose Service port or
+    endpoints changed (never names without a Service), so that their union is what the next sync must look
+    at.
     """
 
     def __init__(self, zone: str = "") -> None:
@@ -35,6 +36,7 @@ class ServiceMap(Mapping[ServicePortName, ServicePort]):
         self._shadowed: dict[ServicePortName, ServicePort] = {}
         self._slices: dict[ServiceKey, dict[str, SliceEndpoints]] = {}
         self._endpoints: dict[ServicePortName, tuple[Endpoint, ...]] = {}
+        self._endpoint_count = 0
 
     def __getitem__(self, name: ServicePortName) -> ServicePort:
         return self._ports[name]
@@ -48,9 +50,18 @@ class ServiceMap(Mapping[ServicePortName, ServicePort]):
     def __contains__(self, name: object) -> bool:
         return name in self._ports
 
+    def ports_of(self, key: ServiceKey) -> list[ServicePort]:
+        """The ports of one Service."""
+        return [self._ports[name] for name in self._names.get(key, ()) if name in self._ports]
+
     def endpoints(self, name: ServicePortName) -> tuple[Endpoint, ...]:
         """Every known endpoint of a port, ready or not, without duplicates, sorted by address and port."""
         return self._endpoints.get(name, ())
+
+    @property
+    def endpoint_count(self) -> int:
+        """How many endpoints there are, over all ports, those without a Service included."""
+        return self._endpoint_count
 
     def choice(self, name: ServicePortName) -> EndpointChoice:
         """Which of them traffic may reach on this node. Raises KeyError for a name without a Service."""
@@ -125,8 +136,10 @@ class ServiceMap(Mapping[ServicePortName, ServicePort]):
         """Recompute the endpoints of one port; say whether they changed."""
         parts = [part for ports in slices.values() if (part := ports.get(name))]
         merged = parts[0] if len(parts) == 1 else _union(parts)
-        if merged == self._endpoints.get(name, ()):
+        before = self._endpoints.get(name, ())
+        if merged == before:
             return False
+        self._endpoint_count += len(merged) - len(before)
         if merged:
             self._endpoints[name] = merged
         else:

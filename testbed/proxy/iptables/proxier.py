@@ -100,6 +100,10 @@ class IptablesProxier:
         if draft.full:
             self._full_at = now
 
+    def _full_needed(self, services: ServiceMap, now: float) -> bool:
+        overdue = now - self._full_at >= FULL_SYNC_PERIOD_S
+        return self._full_due or overdue or self._book.comments_change(services) or self._flushed(now)
+
     def _flushed(self, now: float) -> bool:
         """Look once per sync period whether every table still has its canary."""
         if now - self._looked_at < self._settings.sync_period_s * 0.9:  # the timer may be a little early

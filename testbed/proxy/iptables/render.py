@@ -8,19 +8,21 @@ the common ones. Must not run anything, nor know which rules the kernel already 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from testbed.proxy.iptables import names
 from testbed.proxy.iptables.names import chain_hash
-from testbed.proxy.model import Endpoint, EndpointChoice, ServicePort
+from testbed.proxy.model import Endpoint, EndpointChoice, Family, ServicePort
 from testbed.proxy.proxier import ProxySettings
 
 Lines = tuple[str, ...]
 
 Place = tuple[str, str]
 """A table and one of its chains that all Services share."""
+
+Target = tuple[Endpoint, str, str]
+"""An endpoint, its `address:port`, and its chain."""
 
 NAT_SERVICES: Place = ("nat", names.SERVICES)
 NAT_NODEPORTS: Place = ("nat", names.NODEPORTS)
@@ -85,15 +87,15 @@ class _Service:
         if self.has_firewall:
             chains.append(self.firewall_chain)
             rules += self._firewall_rules()
-        endpoints = [(endpoint, self._endpoint_chain(endpoint)) for endpoint in choice.reachable]
+        targets = self._targets()
         if choice.cluster and port.uses_cluster_endpoints:
             chains.append(self.cluster_chain)
-            rules += self._balance(self.cluster_chain, self._of(endpoints, choice.cluster))
+            rules += self._balance(self.cluster_chain, _of(targets, choice.cluster))
         if choice.local and port.uses_local_endpoints:
             chains.append(self.local_chain)
-            rules += self._balance(self.local_chain, self._of(endpoints, choice.local))
-        chains += [chain for _, chain in endpoints]
-        rules += self._endpoint_rules(endpoints)
+            rules += self._balance(self.local_chain, _of(targets, choice.local))
+        chains += [chain for _, _, chain in targets]
+        rules += self._endpoint_rules(targets)
         return ServiceRules(self._common(), tuple(chains), rules, self._no_local())
 
     def _common(self) -> dict[Place, Lines]:
@@ -203,48 +205,45 @@ class _Service:
             rules += [f"{start}{address}{end}" for address in port.load_balancer_ips]
         return rules
 
-    def _balance(self, chain: str, endpoints: Sequence[tuple[Endpoint, str]]) -> list[str]:
+    def _targets(self) -> list[Target]:
+        """Every endpoint that some traffic may reach, with its chain."""
+        prefix = self.name + self.protocol
+        if self.settings.family is Family.IPV6:
+            keys = [f"[{endpoint[0]}]:{endpoint[1]}" for endpoint in self.choice.reachable]
+        else:
+            keys = [f"{endpoint[0]}:{endpoint[1]}" for endpoint in self.choice.reachable]
+        chains = ["KUBE-SEP-" + chain_hash(prefix + key) for key in keys]
+        return list(zip(self.choice.reachable, keys, chains, strict=True))
+
+    def _balance(self, chain: str, targets: list[Target]) -> list[str]:
         """Affinity first, then each endpoint with the probability that makes all of them equal."""
         rules = []
-        start = f"-A {chain} "
-        arrow = self._own_comment(" -> {}") if self.comments else ""
+        starts = [f"-A {chain} "] * len(targets)
+        if self.comments:
+            starts = [f"-A {chain} {self._own_comment(f' -> {key}')}" for _, key, _ in targets]
         seconds = self.port.affinity_timeout_s
         if seconds is not None:
-            for endpoint, target in endpoints:
+            for start, (_, _, target) in zip(starts, targets, strict=True):
                 recent = f"-m recent --name {target} --rcheck --seconds {seconds} --reap"
-                rules.append(f"{start}{arrow.format(endpoint.key)}{recent} -j {target}")
-        left = len(endpoints)
-        for endpoint, target in endpoints:
-            comment = arrow.format(endpoint.key) if arrow else ""
+                rules.append(f"{start}{recent} -j {target}")
+        left = len(targets)
+        for start, (_, _, target) in zip(starts, targets, strict=True):
             chance = f"-m statistic --mode random --probability {1 / left:.10f} " if left > 1 else ""
-            rules.append(f"{start}{comment}{chance}-j {target}")
+            rules.append(f"{start}{chance}-j {target}")
             left -= 1
         return rules
 
-    def _endpoint_rules(self, endpoints: Sequence[tuple[Endpoint, str]]) -> list[str]:
+    def _endpoint_rules(self, targets: list[Target]) -> list[str]:
         """Per endpoint: hairpin traffic is masqueraded, the client remembered, the destination translated."""
-        rules = []
+        rules: list[str] = []
         comment = self._own_comment("")
+        translate = f"{self._match()} -j DNAT --to-destination "
         affine = self.port.affinity_timeout_s is not None
-        translate = f"{self._match()} -j DNAT --to-destination"
-        masquerade = f"-j {names.MARK_MASQ}"
-        for endpoint, chain in endpoints:
+        for endpoint, key, chain in targets:
             start = f"-A {chain} {comment}"
             recent = f"-m recent --name {chain} --set " if affine else ""
-            rules.append(f"{start}-s {endpoint[0]} {masquerade}")
-            rules.append(f"{start}{recent}{translate} {endpoint.key}")
+            rules += (f"{start}-s {endpoint[0]} -j {names.MARK_MASQ}", f"{start}{recent}{translate}{key}")
         return rules
-
-    def _endpoint_chain(self, endpoint: Endpoint) -> str:
-        return f"KUBE-SEP-{chain_hash(self.name + self.protocol + endpoint.key)}"
-
-    def _of(
-        self, endpoints: list[tuple[Endpoint, str]], chosen: tuple[Endpoint, ...]
-    ) -> list[tuple[Endpoint, str]]:
-        if len(endpoints) == len(chosen):
-            return endpoints
-        wanted = set(chosen)
-        return [pair for pair in endpoints if pair[0] in wanted]
 
     def _no_local(self) -> Lines:
         if not self.choice.anywhere:
@@ -264,3 +263,10 @@ class _Service:
 
     def _own_comment(self, words: str, before: str = "") -> str:
         return f'-m comment --comment "{before}{self.name}{words}" ' if self.comments else ""
+
+
+def _of(targets: list[Target], chosen: tuple[Endpoint, ...]) -> list[Target]:
+    if len(targets) == len(chosen):
+        return targets
+    wanted = set(chosen)
+    return [target for target in targets if target[0] in wanted]

@@ -19,7 +19,8 @@ from testbed.proxy.model import Family
 
 VARIANTS = ("auto", "legacy", "nft")
 CANARY = "KUBE-PROXY-CANARY"
-"""A chain in every table with one harmless rule: when it is gone or empty, somebody flushed the table."""
+CANARY_RULE = f"-A {CANARY} -j RETURN"
+"""A chain in every table with one harmless rule: when either is gone, somebody flushed the table."""
 
 _LOCK_WAIT_S = 5  # kube-proxy's -w
 _RESTORE_TIMEOUT_S = 900.0  # the nft variant takes minutes for some ten thousand rules
@@ -103,7 +104,7 @@ class Iptables:
         self._restore_sections([(table, removal(saved, doomed))])
 
     def canary_sings(self, table: str) -> bool:
-        """False when the table was flushed since the canary chain was written (see `canary_lines`)."""
+        """False when the table was flushed since the canary chain was written."""
         listed = self.call(table, "-S", CANARY, check=False)
         return listed.exit_status == 0 and f"-A {CANARY} " in listed.stdout
 
@@ -138,11 +139,6 @@ class Iptables:
 def section(table: str, lines: Iterable[str]) -> str:
     """One table's part of restore input."""
     return "\n".join((f"*{table}", *lines, "COMMIT\n"))
-
-
-def canary_lines() -> tuple[str, str]:
-    """The lines that put the canary chain into a table's section; the rule also tells of a mere `-F`."""
-    return f":{CANARY} - [0:0]", f"-A {CANARY} -j RETURN"
 
 
 def missing_jumps(jumps: Sequence[Jump], saved: str) -> list[str]:

@@ -22,7 +22,7 @@ from testbed.proxy.iptables.render import (
     Place,
     render_service,
 )
-from testbed.proxy.iptables.restore import canary_lines, chains_in, missing_jumps
+from testbed.proxy.iptables.restore import CANARY, CANARY_RULE, chains_in, missing_jumps
 from testbed.proxy.model import ServicePortName
 from testbed.proxy.proxier import ProxySettings
 from testbed.proxy.servicemap import ServiceMap
@@ -79,6 +79,7 @@ class Book:
             "nat": base.postrouting_rules(settings),
         }
         self._nodeports = base.nodeports_rules(settings)
+        self._comments = True
         self.total_rules = {"filter": 0, "nat": 0}
         self.no_local = {"internal": 0, "external": 0}
 
@@ -88,28 +89,30 @@ class Book:
         `saved` is what `iptables-save` printed per table: it tells which jumps are missing, and which chains
         of single Services are left over from earlier.
         """
+        self._comments = services.endpoint_count <= self._settings.comments_up_to_endpoints
         own = bytearray()
         written = {name: self._render(services, name, own) for name in services}
         alive = {chain for entry in written.values() for chain in entry.chains}
-        stale = sorted(filter(names.is_service_chain, chains_in(saved["nat"]) - alive))
-        text = bytearray(_text("*mangle", *canary_lines(), "COMMIT"))
+        stale = set(filter(names.is_service_chain, chains_in(saved["nat"]) - alive))
+        text = _section("mangle", [CANARY], b"", [CANARY_RULE])
         rules = {}
         for table, chains in base.CHAINS.items():
             jumps = missing_jumps([jump for jump in base.JUMPS if jump.table == table], saved[table])
             common = self._common(written.values(), table, _COMMON)
-            text += _text(f"*{table}", *canary_lines(), *_declarations(chains))
+            lines = [CANARY_RULE, *jumps, *self._base[table], *common]
             if table == "nat":
-                text += _text(*_declarations(stale)) + own
-            text += _text(*jumps, *self._base[table], *common)
-            text += _text(*(f"-X {chain}" for chain in stale if table == "nat"), "COMMIT")
+                text += _section(table, [CANARY, *chains, *alive], own, lines, stale)
+            else:
+                text += _section(table, [CANARY, *chains], b"", lines)
             rules[table] = len(self._base[table]) + len(common)
         rules["nat"] += sum(entry.own_rules for entry in written.values())
-        return Transaction(bytes(text), rules, written, full=True)
+        return Transaction(text, rules, written, full=True)
 
     def draft_partial(self, services: ServiceMap, changed: Collection[ServicePortName]) -> Transaction:
         """Write the chains of changed Service ports, and a common chain only if its content differs."""
         own = bytearray()
         written: dict[ServicePortName, Written | None] = {}
+        alive: set[str] = set()
         stale: set[str] = set()
         dirty: set[Place] = set()
         for name in changed:
@@ -117,22 +120,26 @@ class Book:
             after = self._render(services, name, own) if name in services else None
             if before is not None or after is not None:
                 written[name] = after
-                stale.update(_chains(before).difference(_chains(after)))
+                alive |= _chains(after)
+                stale |= _chains(before) - _chains(after)
                 dirty.update(place for place in _COMMON if _lines(before, place) != _lines(after, place))
         rules = {"filter": 0, "nat": sum(entry.own_rules for entry in written.values() if entry)}
         entries = self._entries(services, written) if dirty else []
-        text = bytearray()
+        text = b""
         for table in base.CHAINS:
             places = [place for place in _COMMON if place in dirty and place[0] == table]
             common = self._common(entries, table, places)
+            chains = [chain for _, chain in places]
+            if table == "nat" and (alive or stale or chains):
+                text += _section(table, [*chains, *alive], own, common, stale)
+            elif chains:
+                text += _section(table, chains, b"", common)
             rules[table] += len(common)
-            if table == "nat" and (own or stale or places):
-                text += _text("*nat", *_declarations(sorted(stale))) + own
-                text += _text(*_declarations(chain for _, chain in places), *common)
-                text += _text(*(f"-X {chain}" for chain in sorted(stale)), "COMMIT")
-            elif places:
-                text += _text(f"*{table}", *_declarations(chain for _, chain in places), *common, "COMMIT")
-        return Transaction(bytes(text), rules, written, full=False)
+        return Transaction(text, rules, written, full=False)
+
+    def comments_change(self, services: ServiceMap) -> bool:
+        """Whether the number of endpoints now asks for the other form of rules, with or without comments."""
+        return self._comments != (services.endpoint_count <= self._settings.comments_up_to_endpoints)
 
     def commit(self, done: Transaction) -> None:
         """Take over what a transaction wrote, after it has succeeded."""
@@ -157,9 +164,9 @@ class Book:
 
     def _render(self, services: ServiceMap, name: ServicePortName, own: bytearray) -> Written:
         """Render one Service port, adding the text of its own chains to `own`."""
-        settings = self._settings
-        new = render_service(services[name], services.choice(name), settings, comments=settings.rule_comments)
-        own += _text(*_declarations(new.chains), *new.rules)
+        port, choice = services[name], services.choice(name)
+        new = render_service(port, choice, self._settings, comments=self._comments)
+        own += _text(*new.rules)
         return Written(new.common, new.chains, len(new.rules), new.no_local)
 
     def _entries(
@@ -187,9 +194,22 @@ def _chains(entry: Written | None) -> set[str]:
     return set(entry.chains) if entry else set()
 
 
-def _declarations(chains: Iterable[str]) -> list[str]:
-    """Lines that make chains exist and be empty."""
-    return [f":{chain} - [0:0]" for chain in chains]
+def _section(
+    table: str,
+    chains: Iterable[str],
+    own: bytes | bytearray,
+    rules: Iterable[str],
+    stale: Collection[str] = (),
+) -> bytes:
+    """One table's part of the input: `chains` are made and emptied, then come rules; `stale` chains go.
+
+    Chains are declared in descending order: the legacy variant keeps them sorted and looks for the place of
+    the next one from the front, so that restoring 60,000 chains takes a third less time than in another
+    order.
+    """
+    declared = (f":{chain} - [0:0]" for chain in sorted({*chains, *stale}, reverse=True))
+    head = _text(f"*{table}", *declared)
+    return b"".join((head, own, _text(*rules, *(f"-X {chain}" for chain in sorted(stale)), "COMMIT")))
 
 
 def _text(*lines: str) -> bytes:

@@ -86,7 +86,6 @@ class _Writer:
         self._cluster_cidr = settings.cluster_cidr
         self._masquerade_all = settings.masquerade_all
         self._mark = f"{settings.masquerade_mark:#x}"
-        self._comments = settings.rule_comments
 
     def nat(self) -> list[str]:
         """What gets masqueraded."""
@@ -166,6 +165,6 @@ class _Writer:
         ]
 
     def _rule(self, chain: str, target: str, kind: SetKind, match: str = "dst,dst", extra: str = "") -> str:
-        comment = f'-m comment --comment "Kubernetes {kind.purpose}"' if self._comments else ""
+        comment = f'-m comment --comment "Kubernetes {kind.purpose}"'
         matched = f"-m set --match-set {set_name(kind, self._family)} {match}"
         return " ".join(part for part in (f"-A {chain}", extra, comment, matched, f"-j {target}") if part)
