@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from testbed.errors import BadResults, MachineLacks
 from testbed.kernel.job import Job
@@ -46,9 +47,13 @@ def _writable(directory: Path) -> str:
     path = directory.resolve()
     if not path.is_dir():
         raise BadResults(f"{directory} is not a directory")
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise BadResults(f"{directory} cannot be written: choose a directory that belongs to you")
-    return str(path)
+    try:
+        # Root may write anywhere, says access(2), but not to every file system.
+        with TemporaryFile(dir=path):
+            return str(path)
+    except OSError as error:
+        remedy = "choose a directory that belongs to you"
+        raise BadResults(f"{directory} cannot be written ({error.strerror}): {remedy}") from error
 
 
 def _kept(path: str) -> tuple[str, ...]:

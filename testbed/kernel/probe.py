@@ -72,7 +72,7 @@ class _Absent(Exception):
 
 
 def main(arguments: dict[str, Any], line: Line) -> int:
-    """Job entry: send one message with all that was found; `elsewhere` is the remedy where none helps here."""
+    """Job entry: send one message of all that was found; `elsewhere` helps where nothing else does."""
     elsewhere = arguments["elsewhere"]
     line.send(find_features(elsewhere))
     return 0

@@ -76,6 +76,11 @@ class Session:
             self._await_hello(hello_timeout_s)
             self._undo = undo.pop_all()
 
+    @property
+    def pid(self) -> int:
+        """The first process of the session, outside the sandbox."""
+        return self._process.pid
+
     def wait(self, timeout_s: float | None = None) -> int:
         """Wait for the job's end and return its exit status.
 
