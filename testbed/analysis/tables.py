@@ -36,7 +36,8 @@ class Table:
 def all_tables(findings: Findings) -> list[Table]:
     """Every table that this run gives rise to, the documented comparison first."""
     further = (pair_table(findings), control_plane_table(findings), interference_table(findings))
-    return [comparison_table(findings), cost_table(findings), *(table for table in further if table.rows)]
+    compared = [comparison_table(findings)] if findings.modes else []
+    return [*compared, cost_table(findings), *(table for table in further if table.rows)]
 
 
 def comparison_table(findings: Findings) -> Table:
