@@ -173,18 +173,27 @@ class ApiClient:
 
     def _send(self, method: str, path: str, body: bytes | None, content_type: str) -> tuple[int, bytes]:
         with self._lock:
-            if self._connection is None:
-                self._connection = _UnixConnection(self._socket_path, self._timeout_s)
-            try:
-                headers = {"Content-Type": content_type} if body is not None else {}
-                self._connection.request(method, path, body, headers)
-                response = self._connection.getresponse()
-                return response.status, response.read()
-            except (OSError, http.client.HTTPException) as error:
-                self._disconnect()
-                if isinstance(error, OSError):
-                    raise
-                raise ConnectionError(f"{self._socket_path}: {error!r}") from error
+            if self._connection is not None:
+                try:
+                    return self._exchange(method, path, body, content_type)
+                except (http.client.RemoteDisconnected, BrokenPipeError):
+                    self._disconnect()  # it had been idle for too long: the request was never read
+            return self._exchange(method, path, body, content_type)
+
+    def _exchange(self, method: str, path: str, body: bytes | None, content_type: str) -> tuple[int, bytes]:
+        if self._connection is None:
+            self._connection = _UnixConnection(self._socket_path, self._timeout_s)
+        headers = {"Content-Type": content_type} if body is not None else {}
+        try:
+            self._connection.request(method, path, body, headers)
+            response = self._connection.getresponse()
+            return response.status, response.read()
+        except OSError:
+            self._disconnect()
+            raise
+        except http.client.HTTPException as error:
+            self._disconnect()
+            raise ConnectionError(f"{self._socket_path}: {error!r}") from error
 
     def _disconnect(self) -> None:
         if self._connection is not None:

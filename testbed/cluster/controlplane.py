@@ -22,8 +22,9 @@ from testbed.net.process import Child, fork
 
 PORT = 8080
 _START_TIMEOUT_S = 30.0
-_SHUTDOWN_S = 0.5
+_SHUTDOWN_S = 0.1
 _BACKLOG = 1024
+_KEEPALIVE_S = 3600.0
 
 
 def start_control_plane(
@@ -92,7 +93,9 @@ async def _serve(listening: Sequence[socket.socket], settings: Settings, started
         loop.add_signal_handler(number, stop.set)
     registry = Registry(settings, loop.call_later)
     # A watch ends by cancellation when its client goes away: nothing else would tell it.
-    server = web.Server(ApiServer(registry), access_log=None, handler_cancellation=True)
+    server = web.Server(
+        ApiServer(registry), access_log=None, handler_cancellation=True, keepalive_timeout=_KEEPALIVE_S
+    )
     runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()
     for listener in listening:

@@ -80,14 +80,17 @@ Observer = Callable[[Event], None]
 class Watch:
     """One reader of a resource's events: `take` what has come, after `notify` was called."""
 
-    def __init__(self, selection: Selection, notify: Callable[[], None], pending: list[Event]) -> None:
+    def __init__(
+        self, selection: Selection, notify: Callable[[], None], pending: list[Event], backlog: int
+    ) -> None:
         self.selection = selection
         self.overrun = False
         self._notify = notify
+        self._backlog = backlog
         self._pending = pending
 
     def push(self, event: Event) -> None:
-        if len(self._pending) >= BACKLOG:
+        if len(self._pending) >= self._backlog:
             self.overrun = True
             self._pending.clear()
         self._pending.append(event)
@@ -275,6 +278,7 @@ class Store:
         *,
         since: int | None = None,
         notify: Callable[[], None],
+        backlog: int = BACKLOG,
     ) -> Watch:
         """Follow the events after version `since`, or (None) the present objects and what comes.
 
@@ -287,7 +291,7 @@ class Store:
             raise failures.expired(f"too large resource version: {since}, current: {self.version}")
         else:
             pending = collection.since(since)
-        watch = Watch(selection, notify, pending)
+        watch = Watch(selection, notify, pending, backlog)
         collection.watches.append(watch)
         return watch
 

@@ -172,7 +172,7 @@ def _json_patch(obj: dict[str, Any], patch: Any) -> dict[str, Any]:
             _operate(document, operation)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise failures.bad_request(f"JSON patch operation {number} cannot be applied: {error}") from error
-    result = document[""]
+    result = document.get("")
     if not isinstance(result, dict):
         raise failures.bad_request("the patch would replace the object")
     return result
