@@ -1,16 +1,24 @@
-"""Tests under tests/kernel, and those marked `sandbox`, run whole (fixtures too) inside their own sandbox."""
+"""Tests under tests/kernel, and those marked `sandbox`, run whole (fixtures too) inside their own sandbox.
+
+Those under tests/kernel that are marked `guest` do so inside user-mode Linux (see `guests`).
+"""
 
 from __future__ import annotations
 
+import os
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from _pytest.runner import CallInfo, pytest_runtest_makereport, runtestprotocol
+from guests import INSIDE, Guest
 from sandboxed import Sandboxed
+
+from testbed.errors import TestbedError
 
 _KERNEL_TESTS = Path(__file__).parent / "kernel"
 _LONGEST_TEST_S = 300.0
+_GUEST = pytest.StashKey[Guest]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -22,10 +30,42 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if not item.path.is_relative_to(_KERNEL_TESTS) and item.get_closest_marker("sandbox") is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in _reports_from_sandbox(item):
+    for report in _reports_from_guest(item) if _belongs_in_guest(item) else _reports_from_sandbox(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if guest := session.config.stash.get(_GUEST, None):
+        guest.close()
+
+
+def _belongs_in_guest(item: pytest.Item) -> bool:
+    here = item.path.is_relative_to(_KERNEL_TESTS) and item.get_closest_marker("guest") is not None
+    return here and INSIDE not in os.environ
+
+
+def _reports_from_guest(item: pytest.Item) -> list[pytest.TestReport]:
+    """The reports of one test from the guest, which is booted for the first of them."""
+    stash = item.config.stash
+    try:
+        if _GUEST not in stash:
+            nodeids = [other.nodeid for other in item.session.items if _belongs_in_guest(other)]
+            stash[_GUEST] = Guest(item.config.rootpath, nodeids)
+        reports = stash[_GUEST].reports_of(item.nodeid, _LONGEST_TEST_S)
+    except TestbedError as error:
+        return [_failure(item, str(error))]
+    return [_restored(item, report) for report in reports]
+
+
+def _failure(item: pytest.Item, words: str) -> pytest.TestReport:
+    call = CallInfo.from_call(lambda: pytest.fail(words, pytrace=False), "call")
+    return pytest_runtest_makereport(item, call)
+
+
+def _restored(item: pytest.Item, data: dict[str, object]) -> pytest.TestReport:
+    return item.config.hook.pytest_report_from_serializable(config=item.config, data=data)  # type: ignore[no-any-return]
 
 
 def _reports_from_sandbox(item: pytest.Item) -> list[pytest.TestReport]:
@@ -45,7 +85,5 @@ def _reports_from_sandbox(item: pytest.Item) -> list[pytest.TestReport]:
     finally:
         sandboxed.close()
     if outcome == "raised":
-        call = CallInfo.from_call(lambda: pytest.fail(value, pytrace=False), "call")
-        return [pytest_runtest_makereport(item, call)]
-    restore = item.config.hook.pytest_report_from_serializable
-    return [restore(config=item.config, data=data) for data in value]
+        return [_failure(item, value)]
+    return [_restored(item, report) for report in value]
