@@ -192,6 +192,10 @@ def _caption(findings: Findings) -> Iterator[str]:
         )
     if not findings.complete:
         yield "The run was stopped before its end: the tables hold what it had measured."
+    for lane in findings.lanes:
+        if lane.event == "died":
+            reason = lane.reason.partition("\n")[0].rstrip(":")
+            yield f"Lane {lane.lane} ended at {wording.services(lane.services)} and is measured no further: {reason}."
     kept = f"{findings.blocks:,} blocks, {_reasons('rejected and redone', findings.rejected)}"
     yield f"{kept}, {_reasons('failed', findings.failed)}."
     for pair in findings.identicals:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -16,6 +17,7 @@ from testbed.cluster.backend import Listening, start_backend
 from testbed.errors import ProcessDied
 from testbed.load.block import MS, Block, BlockResult
 from testbed.load.control import BlockRefused, LoadProcess
+from testbed.net import process
 from testbed.net.fabric import Fabric, NodeAttachment, PodAttachment, build_fabric
 from testbed.net.wait import wait_until
 from testbed.results.sample import SAMPLE
@@ -154,6 +156,24 @@ def test_a_block_costs_a_few_milliseconds_beside_its_duration(place: Place) -> N
 
     inside_ns = sum(result.ended_ns - result.started_ns for result in results)
     assert (took_ns - inside_ns) / 10 < 20 * MS
+
+
+LISTENER = """
+import sys, locust
+from testbed.load.block import Block
+from testbed.load.crew import Crew
+crew, heard = Crew(), []
+crew.environment.events.request.add_listener(lambda **sample: heard.append(sample))
+recorder = crew.play(Block(1, sys.argv[1], sys.argv[2], (("10.244.1.2", 8080),), 100_000_000))
+assert len(heard) == len(recorder.taken) > 3, (len(heard), len(recorder.taken))
+assert all(isinstance(sample["response_time"], float) for sample in heard)
+assert all(0 < sample["response_time"] < 1000 for sample in heard)
+"""
+
+
+@pytest.mark.parametrize("user", ["new-connection", "keepalive", "udp", "http"])
+def test_whoever_listens_to_locusts_request_event_hears_of_every_sample(place: Place, user: str) -> None:
+    process.run([sys.executable, "-c", LISTENER, place.fabric.pods["client"].path, user])
 
 
 def test_a_killed_load_process_is_told_with_its_status(place: Place) -> None:
