@@ -108,8 +108,10 @@ def _stale(body: bytes, frontends: Frontends, family: Family) -> bytes:
 
 
 def _udp_ports(delta: Delta, services: ServiceMap) -> Iterable[tuple[ServicePort, tuple[Endpoint, ...]]]:
-    """UDP ports of the delta with what they lead to: nothing in their former state, which comes first, so that
-    the present one overrides it."""
+    """UDP ports of the delta with what they lead to.
+
+    Their former state leads nowhere and comes first, so that the present one overrides it.
+    """
     changed = [name for name in delta.changed if name.protocol == "UDP"]
     for name in changed:
         if name in delta.before:

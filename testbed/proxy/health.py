@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 from testbed.proxy.httpserver import Answer, HttpServer
 from testbed.proxy.model import ServicePort
@@ -93,7 +94,7 @@ class ServiceHealth:
             if key not in self._servers:
                 self._servers[key] = (
                     number,
-                    HttpServer("", number, {"*": lambda key=key: self._answer(key)}),
+                    HttpServer("", number, {"*": partial(self._answer, key)}),
                 )
 
     def _answer(self, key: ServiceKey) -> Answer:

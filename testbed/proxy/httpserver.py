@@ -72,7 +72,7 @@ class HttpServer:
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    routes: Routes = {}
+    routes: Routes
 
     def do_GET(self) -> None:
         route = self.routes.get(self.path.partition("?")[0]) or self.routes.get("*")

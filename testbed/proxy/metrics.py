@@ -33,7 +33,7 @@ class Metrics:
     """
 
     def __init__(self, pending: Callable[[], tuple[int, int]], malformed: Callable[[], int]) -> None:
-        prometheus_client.disable_created_metrics()
+        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self._sync = self._histogram("sync_proxy_rules_duration_seconds", "SyncProxyRules latency in seconds")

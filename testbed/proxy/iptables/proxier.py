@@ -26,9 +26,8 @@ TABLES = ("mangle", "nat", "filter")
 
 _SHARED = {
     "ipvs": {
-        "mangle": {CANARY},
-        "nat": {CANARY, names.SERVICES, names.POSTROUTING, names.MARK_MASQ},
-        "filter": {CANARY, names.FORWARD, names.NODEPORTS, names.PROXY_FIREWALL, names.FIREWALL},
+        "nat": (names.SERVICES, names.POSTROUTING, names.MARK_MASQ),
+        "filter": (names.FORWARD, names.PROXY_FIREWALL),
     }
 }
 """What another mode uses as well, by the names of that mode and of the table."""
