@@ -47,7 +47,7 @@ def mistakes_of(topology: Topology) -> Iterator[Mistake]:
     yield from _sweep(topology)
 
 
-_MOST_PODS = 1_000_000
+_MOST_PODS = 200_000
 
 
 def _placeable(topology: Topology) -> bool:

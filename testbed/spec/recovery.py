@@ -27,7 +27,7 @@ def all_mistakes(model: type[BaseModel], data: Mapping[str, Any], error: Validat
     }
     latest = found
     for _ in range(_ROUNDS):
-        if any(mistake.path == () for mistake in latest):
+        if _is_of_the_whole(error):
             break
         doubtful += [_take_out(pruned, mistake.path) for mistake in latest]
         numbers = {key: list(value) for key, value in pruned.items() if _is_numbered(value)}
@@ -36,15 +36,20 @@ def all_mistakes(model: type[BaseModel], data: Mapping[str, Any], error: Validat
                 {key: list(value.values()) if key in numbers else value for key, value in pruned.items()}
             )
         except ValidationError as next_error:
-            latest = [
-                replace(mistake, path=_renumber(mistake.path, numbers))
-                for mistake in mistakes_in(next_error, model)
-            ]
-            found = found + [mistake for mistake in latest if not _rests_on(mistake, doubtful)]
-            doubtful += [path for mistake in latest for path in mistake.doubts]
+            error = next_error
         else:
             break
+        latest = [
+            replace(mistake, path=_renumber(mistake.path, numbers)) for mistake in mistakes_in(error, model)
+        ]
+        found = found + [mistake for mistake in latest if not _rests_on(mistake, doubtful)]
+        doubtful += [path for mistake in latest for path in mistake.doubts]
     return found
+
+
+def _is_of_the_whole(error: ValidationError) -> bool:
+    """Whether every part was right, so that the whole has been checked: there is no more to find."""
+    return any(detail["loc"] == () for detail in error.errors(include_url=False))
 
 
 def _holds_models(values: Sequence[Any]) -> bool:
