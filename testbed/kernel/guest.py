@@ -24,7 +24,7 @@ from testbed.kernel.plan import GuestPlan, Plan
 from testbed.net import sandbox, syscalls
 from testbed.net.lifeline import Lifeline
 from testbed.net.process import run
-from testbed.net.tools import find_tool
+from testbed.net.tools import find_tool, tool_environment
 
 _LINE, _CONTROL, _OUTPUT, _ERROR = (f"/dev/tty{number}" for number in range(1, 5))
 _MODULES_ROOT = sandbox.RUN / "modules"
@@ -103,7 +103,9 @@ def _load_modules(guest: GuestPlan) -> None:
     (home / platform.release()).symlink_to(guest.modules)
     modprobe = [find_tool("modprobe"), "-d", str(_MODULES_ROOT)]
     wrapper = _MODULES_ROOT / "modprobe"
-    wrapper.write_text(f'#!/bin/sh\nexec {shlex.join(modprobe)} "$@"\n')
+    # The kernel runs it with next to no environment.
+    exports = [f"export {name}={shlex.quote(value)}" for name, value in tool_environment().items()]
+    wrapper.write_text("\n".join(["#!/bin/sh", *exports, f'exec {shlex.join(modprobe)} "$@"', ""]))
     wrapper.chmod(0o755)
     Path("/proc/sys/kernel/modprobe").write_text(str(wrapper))
     wanted = dict.fromkeys((*_ALWAYS, *(name for mode in guest.modes for name in _PER_MODE.get(mode, ()))))

@@ -56,8 +56,9 @@ def find_tool(name: str) -> str:
 
 
 def tool_environment() -> dict[str, str]:
-    """Return the variables that programs of the private tools tree need; with none, only the PATH."""
-    variables = {"PATH": os.pathsep.join(_search_path())}
+    """Return the variables with which every program finds the others, and those of the tree their libraries."""
+    path = dict.fromkeys((*_search_path(), *_inherited_path()))
+    variables = {"PATH": os.pathsep.join(path)}
     tree = tools_root()
     libraries = [str(path) for path in _library_directories(tree)]
     if libraries:
@@ -76,8 +77,8 @@ def tools_root() -> Path:
     """
     if named := os.environ.get("TESTBED_TOOLS"):
         return Path(named).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(cache).expanduser().absolute() / "testbed" / "tools"
+    cache = os.environ.get("XDG_CACHE_HOME") or os.environ.get("HOME", "/nonexistent") + "/.cache"
+    return Path(cache).absolute() / "testbed" / "tools"
 
 
 def uses_system_tools() -> bool:
@@ -87,11 +88,14 @@ def uses_system_tools() -> bool:
 
 def _search_path() -> Iterator[str]:
     if uses_system_tools():
-        inherited = [path for path in os.environ.get("PATH", os.defpath).split(os.pathsep) if path]
-        yield from inherited
-        yield from (path for path in _SBIN if path not in inherited)
+        yield from _inherited_path()
+        yield from (path for path in _SBIN if path not in _inherited_path())
     tree = tools_root()
     yield from (str(tree / path) for path in _TREE_PATH if (tree / path).is_dir())
+
+
+def _inherited_path() -> list[str]:
+    return [path for path in os.environ.get("PATH", os.defpath).split(os.pathsep) if path]
 
 
 def _library_directories(tree: Path) -> Iterator[Path]:
