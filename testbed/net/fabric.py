@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from testbed.net import limits
-from testbed.net.namespace import Namespace, become, in_own_thread, write_sysctl
+from testbed.net.namespace import Namespace, become, in_own_thread, sysctl_path, write_sysctl
 from testbed.net.netlink import NETLINK_ROUTE, Message, NetlinkSocket
 from testbed.net.rtnetlink import link_delete
 from testbed.net.wiring import (
@@ -141,6 +141,7 @@ class Fabric:
 
     def _open_bridge(self, name: str, messages: Sequence[Message]) -> _Bridge:
         """A bridge in the calling thread's namespace, with a socket that stays open for ports to come."""
+        _bridge_without_iptables()
         door = self._stack.enter_context(NetlinkSocket(NETLINK_ROUTE, label=name))
         door.send_batch(messages)
         bridge = self._bridges[name] = _Bridge(door)
@@ -203,6 +204,18 @@ def _forward(*, ipv6: bool) -> None:
         write_sysctl(f"net.ipv4.conf.{scope}.send_redirects", 0)
     if ipv6:
         write_sysctl("net.ipv6.conf.all.forwarding", 1)
+
+
+def _bridge_without_iptables() -> None:
+    """Keep br_netfilter, where a kernel has it, from translating before the node's IP stack does.
+
+    It is on by default. A translated packet would skip the IP stack, and one that goes back to the pod it
+    came from would be dropped, as no port is in hairpin mode.
+    """
+    for protocol in ("iptables", "ip6tables", "arptables"):
+        key = f"net.bridge.bridge-nf-call-{protocol}"
+        if sysctl_path(key).exists():
+            write_sysctl(key, 0)
 
 
 def _accept_any_way_back() -> None:
