@@ -25,6 +25,8 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 JSON_PATCH = "application/json-patch+json"
 
+_LOAD_TIMEOUT_S = 600.0
+
 _BY_NAME = {
     name: resource
     for resource in RESOURCES
@@ -60,7 +62,17 @@ class ApiClient:
 
     def load(self, objects: Sequence[Mapping[str, Any]]) -> None:
         """Create many objects of any kinds, in order; returns when all that follows from them is there."""
-        self._request("POST", "/load", objects)
+        connection = _UnixConnection(self._socket_path, _LOAD_TIMEOUT_S)
+        try:
+            connection.request(
+                "POST", "/load", json.dumps(objects).encode(), {"Content-Type": "application/json"}
+            )
+            response = connection.getresponse()
+            answer = json.loads(response.read())
+        finally:
+            connection.close()
+        if response.status >= 400:
+            raise failures.from_status(response.status, answer)
 
     def get(self, kind: str, name: str, namespace: str = "default") -> Object:
         """Return one object."""

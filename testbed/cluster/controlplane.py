@@ -6,6 +6,7 @@ One process serves one cluster. It is forked, not executed, so that what is impo
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -78,6 +79,7 @@ def _loopback_socket(namespace: Namespace) -> socket.socket:
 
 def serve(listening: Sequence[socket.socket], settings: Settings, started: int) -> int:
     """Serve until SIGTERM; writes a byte to the descriptor `started` when ready."""
+    gc.set_threshold(50_000, 20, 100)  # a load makes no garbage, only objects: looking for it costs a fifth
     asyncio.run(_serve(listening, settings, started))
     return 0
 

@@ -28,11 +28,13 @@ class Mint:
 
     def suffix(self) -> str:
         """Return five characters to end a generated name with."""
-        return "".join(self._random.choices(_ALPHABET, k=5))
+        return _letters(self._random.randrange(len(_ALPHABET) ** 5), 5)
 
     def now(self, after_s: float = 0) -> str:
         """Return the time `after_s` from now by RFC 3339, in whole seconds."""
-        second = int(time.time() + after_s)
+        return self._at(int(time.time() + after_s))
+
+    def _at(self, second: int) -> str:
         if second != self._second:
             self._second = second
             self._stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(second))
@@ -40,16 +42,19 @@ class Mint:
 
     def now_ns(self) -> str:
         """Return the time by RFC 3339 with nine decimals."""
-        now_ns = time.time_ns()
-        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now_ns // 1_000_000_000))
-        return f"{seconds}.{now_ns % 1_000_000_000:09d}Z"
+        second, nanoseconds = divmod(time.time_ns(), 1_000_000_000)
+        return f"{self._at(second)[:-1]}.{nanoseconds:09d}Z"
 
 
 def hash_suffix(value: bytes) -> str:
     """Return ten characters that stand for `value`, as the hash in the names of a Deployment's pods."""
     number = int.from_bytes(hashlib.blake2b(value, digest_size=8).digest())
-    characters = []
-    for _ in range(10):
+    return _letters(number, 10)
+
+
+def _letters(number: int, count: int) -> str:
+    letters = ""
+    for _ in range(count):
         number, place = divmod(number, len(_ALPHABET))
-        characters.append(_ALPHABET[place])
-    return "".join(characters)
+        letters += _ALPHABET[place]
+    return letters

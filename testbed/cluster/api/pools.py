@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from socket import AF_INET, AF_INET6, inet_ntop
 
 
 class PoolExhausted(Exception):
@@ -61,7 +62,8 @@ class AddressPool:
     def __init__(self, network: IPv4Network | IPv6Network) -> None:
         self.network = network
         self.family = f"IPv{network.version}"
-        self._make = type(network.network_address)
+        self._family = AF_INET if network.version == 4 else AF_INET6
+        self._length = network.max_prefixlen // 8
         self._numbers = NumberPool(int(network[0]) + 1, int(network[-1]) - (network.version == 4))
 
     def hold(self, addresses: Iterable[str]) -> None:
@@ -70,7 +72,7 @@ class AddressPool:
 
     def claim(self) -> str:
         """Give out the next free address. Raises PoolExhausted."""
-        return str(self._make(self._numbers.claim()))
+        return inet_ntop(self._family, self._numbers.claim().to_bytes(self._length))
 
     def claim_exactly(self, address: str) -> None:
         """Give out this address. Raises OutOfRange or Taken."""

@@ -13,6 +13,7 @@ from testbed.cluster.api.checks import PROTOCOLS, Mistakes, is_address
 Spec = dict[str, Any]
 
 TYPES = ("ClusterIP", "ExternalName", "LoadBalancer", "NodePort")
+DISTRIBUTIONS = ("PreferClose", "PreferSameNode", "PreferSameZone")
 POLICIES = ("Cluster", "Local")
 AFFINITY_TIMEOUT_S = 10_800  # Kubernetes' DefaultClientIPServiceAffinitySeconds
 _AFFINITY_LIMIT_S = 86_400  # Kubernetes' MaxClientIPServiceAffinitySeconds
@@ -95,6 +96,7 @@ def check_service(obj: dict[str, Any], old: Mapping[str, Any] | None, mistakes: 
     mistakes.choice("spec.sessionAffinity", spec["sessionAffinity"], ("ClientIP", "None"))
     mistakes.choice("spec.internalTrafficPolicy", spec.get("internalTrafficPolicy"), POLICIES)
     mistakes.choice("spec.externalTrafficPolicy", spec.get("externalTrafficPolicy"), POLICIES)
+    mistakes.choice("spec.trafficDistribution", spec.get("trafficDistribution"), DISTRIBUTIONS)
     mistakes.labels("spec.selector", spec.get("selector", {}))
     if kind == "ExternalName":
         if not spec.get("externalName"):

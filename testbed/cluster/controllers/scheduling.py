@@ -11,7 +11,7 @@ from typing import Any
 
 from testbed.cluster.mint import Mint
 from testbed.cluster.resources import NODES, PODS
-from testbed.cluster.store import DELETED, Event, Key, Object, Record, Store
+from testbed.cluster.store import ADDED, DELETED, Event, Key, Object, Record, Store
 
 
 class _Node:
@@ -33,7 +33,7 @@ class Scheduler:
         self._mint = mint
         self._nodes: dict[str, _Node] = {}
         self._waiting: dict[Key, None] = {}
-        self._retry = False
+        self._to_try: dict[Key, None] = {}
         self._places: dict[Key, tuple[str, str]] = {}  # pod -> (node, owner)
         self._on_node: Counter[str] = Counter()
         self._of_owner: defaultdict[str, Counter[str]] = defaultdict(Counter)
@@ -55,16 +55,16 @@ class Scheduler:
 
     def reconcile(self) -> bool:
         """Give the pods without a node one, where there is one; says whether there was anything to do."""
-        if not self._retry:
-            return False
-        self._retry = False
-        for key in list(self._waiting):
+        to_try, self._to_try = self._to_try, {}
+        for key in to_try:
+            if key not in self._waiting:
+                continue
             record = self._store.get(PODS, *key)
             pod = record.parsed()
             node = self.pick(record.owners[0] if record.owners else "", pod["spec"])
             if node:
                 self._store.update(PODS, self.assigned(pod, node))
-        return True
+        return bool(to_try)
 
     def assigned(self, pod: Object, node: str) -> Object:
         """Return `pod` as it looks with a node."""
@@ -78,7 +78,7 @@ class Scheduler:
             self._nodes.pop(event.record.name, None)
         else:
             self._nodes[event.record.name] = _Node(event.record)
-            self._retry = bool(self._waiting)
+            self._to_try.update(self._waiting)
 
     def _observe_pod(self, event: Event) -> None:
         record = event.record
@@ -87,13 +87,16 @@ class Scheduler:
         before = self._places.pop(record.key, None)
         if before:
             self._count(*before, -1)
+            if not node:
+                self._to_try.update(self._waiting)
         if node:
             self._places[record.key] = (node, owner)
             self._count(node, owner, 1)
         self._waiting.pop(record.key, None)
         if not node and event.type != DELETED:
             self._waiting[record.key] = None
-        self._retry = bool(self._waiting)
+            if event.type == ADDED:
+                self._to_try[record.key] = None
 
     def _count(self, node: str, owner: str, change: int) -> None:
         self._on_node[node] += change

@@ -16,6 +16,7 @@ from testbed.cluster.resources import NODES, PODS, SERVICES
 from testbed.cluster.store import DELETED, Event, Key, Object, Record, Store
 
 ZONE = "topology.kubernetes.io/zone"
+_CLOSE = ("PreferClose", "PreferSameZone")
 _FINISHED = ("Succeeded", "Failed")
 
 
@@ -58,7 +59,7 @@ class PodView:
             for port in container.get("ports", ())
             if "name" in port and "containerPort" in port
         }
-        self._encoded: dict[tuple[str, bool], bytes] = {}
+        self._encoded: dict[tuple[str, bool, bool], bytes] = {}
 
     @property
     def counts(self) -> bool:
@@ -83,12 +84,15 @@ class PodView:
             self.ports,
         )
 
-    def endpoint(self, family: str, publish_not_ready: bool) -> bytes:
-        """Return the pod's encoded endpoint in a slice of that family."""
-        encoded = self._encoded.get((family, publish_not_ready))
+    def endpoint(self, family: str, *, publish_not_ready: bool, hinted: bool) -> bytes:
+        """Return the pod's encoded endpoint in a slice of that family, with its own zone as the hint."""
+        form = (family, publish_not_ready, hinted)
+        encoded = self._encoded.get(form)
         if encoded is None:
-            encoded = orjson.dumps(self._endpoint(family, publish_not_ready))
-            self._encoded[family, publish_not_ready] = encoded
+            endpoint = self._endpoint(family, publish_not_ready)
+            if hinted and endpoint["conditions"]["ready"]:
+                endpoint["hints"] = {"forZones": [{"name": self.zone}]}
+            self._encoded[form] = encoded = orjson.dumps(endpoint)
         return encoded
 
     def _endpoint(self, family: str, publish_not_ready: bool) -> Object:
@@ -138,6 +142,7 @@ class ServiceView:
         self.families: list[str] = spec.get("ipFamilies", ["IPv4"])
         self.headless: bool = spec.get("clusterIP") == "None"
         self.publish_not_ready: bool = spec.get("publishNotReadyAddresses", False)
+        self.prefers_close: bool = spec.get("trafficDistribution") in _CLOSE
         self._ports: list[Object] = spec.get("ports", [])
         self.fixed_ports: tuple[EndpointPort, ...] | None = None
         if all(isinstance(port["targetPort"], int) for port in self._ports):

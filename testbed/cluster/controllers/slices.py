@@ -92,7 +92,13 @@ class SliceController:
             self._writing = False
 
     def _write(self, service: ServiceView, item: _Slice, trigger: str) -> None:
-        endpoints = b",".join([pod.endpoint(item.family, service.publish_not_ready) for pod in item.pods])
+        hinted = service.prefers_close and all(pod.zone for pod in item.pods)
+        endpoints = b",".join(
+            [
+                pod.endpoint(item.family, publish_not_ready=service.publish_not_ready, hinted=hinted)
+                for pod in item.pods
+            ]
+        )
         content = (endpoints, service.labels)
         if item.content == content:
             return
