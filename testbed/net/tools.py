@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from testbed.errors import MachineLacks
@@ -35,7 +35,6 @@ PACKAGES = {
     "tc": "iproute2",
 }
 _SBIN = ("/usr/sbin", "/sbin")
-_TREE_PATH = ("usr/sbin", "usr/bin", "sbin", "bin")
 
 
 def find_tool(name: str) -> str:
@@ -44,30 +43,37 @@ def find_tool(name: str) -> str:
     Raises:
         MachineLacks: it is nowhere; the remedy names its Debian package.
     """
-    path = os.pathsep.join(_search_path())
-    found = shutil.which(name, path=path)
+    found = _on_the_system(name) or _in_the_tree(name, tools_root())
     if found is None:
         package = PACKAGES.get(name, name)
         raise MachineLacks(
             f"{name} is not installed",
             f"apt-get install {package} (or `make tools`, which needs no root)",
         )
-    return str(Path(found).absolute())
+    return found
 
 
 def tool_environment() -> dict[str, str]:
-    """Return the variables with which every program finds the others, and those of the tree their libraries."""
-    path = dict.fromkeys((*_search_path(), *_inherited_path()))
-    variables = {"PATH": os.pathsep.join(path)}
+    """Return the variables with which programs find each other, and those of the tree their libraries.
+
+    Libraries of the tree are for its own programs: the system's get them only beside those.
+    """
     tree = tools_root()
-    libraries = [str(path) for path in _library_directories(tree)]
-    if libraries:
-        inherited = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)
-        variables["LD_LIBRARY_PATH"] = os.pathsep.join([*libraries, *filter(None, inherited)])
-    for extensions in (Path(path) / "xtables" for path in libraries):
-        if extensions.is_dir():
-            variables["XTABLES_LIBDIR"] = str(extensions)
-    return variables
+    used = _used_from(tree, os.environ.get("PATH", os.defpath), _ignores_system_tools())
+    path = [*_path(), *_SBIN]
+    variables = {}
+    if used:
+        path = (
+            [*_tree_directories(tree), *path]
+            if _ignores_system_tools()
+            else [*path, *_tree_directories(tree)]
+        )
+        libraries = [str(path) for base in ("usr/lib", "lib") for path in (tree / base).glob("*-linux-gnu*")]
+        inherited = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(dict.fromkeys((*libraries, *inherited)))
+    if "iptables-legacy-restore" in used:
+        variables["XTABLES_LIBDIR"] = str(next((tree / "usr/lib").glob("*-linux-gnu*/xtables")))
+    return variables | {"PATH": os.pathsep.join(dict.fromkeys(path))}
 
 
 def tools_root() -> Path:
@@ -81,23 +87,34 @@ def tools_root() -> Path:
     return Path(cache).absolute() / "testbed" / "tools"
 
 
-def uses_system_tools() -> bool:
-    """Whether the machine's own programs count; `TESTBED_IGNORE_SYSTEM_TOOLS=1` is for trying the tree."""
-    return os.environ.get("TESTBED_IGNORE_SYSTEM_TOOLS", "") in ("", "0")
+def _ignores_system_tools() -> bool:
+    """Whether only the tree counts: `TESTBED_IGNORE_SYSTEM_TOOLS=1` is for trying it."""
+    return os.environ.get("TESTBED_IGNORE_SYSTEM_TOOLS", "") not in ("", "0")
 
 
-def _search_path() -> Iterator[str]:
-    if uses_system_tools():
-        yield from _inherited_path()
-        yield from (path for path in _SBIN if path not in _inherited_path())
-    tree = tools_root()
-    yield from (str(tree / path) for path in _TREE_PATH if (tree / path).is_dir())
+def _on_the_system(name: str) -> str | None:
+    if _ignores_system_tools() and name in PACKAGES:
+        return None
+    found = shutil.which(name, path=os.pathsep.join((*_path(), *_SBIN)))
+    return found and str(Path(found).absolute())
 
 
-def _inherited_path() -> list[str]:
+def _in_the_tree(name: str, tree: Path) -> str | None:
+    return shutil.which(name, path=os.pathsep.join(_tree_directories(tree)))
+
+
+@cache
+def _used_from(tree: Path, path: str, ignoring: bool) -> frozenset[str]:
+    """The programs that come from the tree; `path` and `ignoring` are what else the answer depends on."""
+    del path, ignoring
+    if not tree.is_dir():
+        return frozenset()
+    return frozenset(name for name in PACKAGES if not _on_the_system(name) and _in_the_tree(name, tree))
+
+
+def _tree_directories(tree: Path) -> list[str]:
+    return [str(tree / directory) for directory in ("usr/sbin", "usr/bin", "sbin", "bin")]
+
+
+def _path() -> list[str]:
     return [path for path in os.environ.get("PATH", os.defpath).split(os.pathsep) if path]
-
-
-def _library_directories(tree: Path) -> Iterator[Path]:
-    for base in ("usr/lib", "lib"):
-        yield from sorted((tree / base).glob("*-linux-gnu*"))
