@@ -10,26 +10,43 @@ Owns where a job runs and that nothing of it stays. Must not know what jobs do.
 
 from __future__ import annotations
 
-from testbed.kernel.choose import choose, kernels, require_linux
-from testbed.kernel.features import Features, No, Yes
-from testbed.kernel.host import HostKernel
-from testbed.kernel.job import Job
-from testbed.kernel.line import Line
-from testbed.kernel.protocol import Kernel
-from testbed.kernel.session import Session
-from testbed.kernel.uml import UmlKernel
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "Features",
-    "HostKernel",
-    "Job",
-    "Kernel",
-    "Line",
-    "No",
-    "Session",
-    "UmlKernel",
-    "Yes",
-    "choose",
-    "kernels",
-    "require_linux",
-]
+if TYPE_CHECKING:
+    from testbed.kernel.choice import choose as choose
+    from testbed.kernel.choice import kernels as kernels
+    from testbed.kernel.choice import require_linux as require_linux
+    from testbed.kernel.features import Features as Features
+    from testbed.kernel.features import No as No
+    from testbed.kernel.features import Yes as Yes
+    from testbed.kernel.host import HostKernel as HostKernel
+    from testbed.kernel.job import Job as Job
+    from testbed.kernel.line import Line as Line
+    from testbed.kernel.protocol import Kernel as Kernel
+    from testbed.kernel.session import Session as Session
+    from testbed.kernel.uml import UmlKernel as UmlKernel
+
+_HOME = {
+    "Features": "features",
+    "HostKernel": "host",
+    "Job": "job",
+    "Kernel": "protocol",
+    "Line": "line",
+    "No": "features",
+    "Session": "session",
+    "UmlKernel": "uml",
+    "Yes": "features",
+    "choose": "choice",
+    "kernels": "choice",
+    "require_linux": "choice",
+}
+
+__all__ = [*_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when first used: pid 1 of a guest, where imports are slow, needs next to none of it.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
