@@ -39,6 +39,7 @@ def main(arguments: dict[str, Any], line: Line) -> int:
     options = ProxyOptions.of(topology, mode=arguments["mode"], start="exec")
     line.send({"event": "stage", "name": "building"})
     with LiveCluster(topology, options) as cluster, Kubelet(cluster):
+        cluster.wait_synced()
         line.send({"event": "ready", **inventory(cluster)})
         serve(cluster, line)
     return 0
