@@ -107,8 +107,8 @@ def web(**changes: object) -> ServicePort:
     return ServicePort(**facts)  # type: ignore[arg-type]
 
 
-def nat_rules() -> list[str]:
-    lines = Iptables(Family.IPV4, "auto").save("nat").splitlines()
+def nat_rules(proxier: UserspaceProxier) -> list[str]:
+    lines = Iptables(Family.IPV4, proxier.iptables_variant).save("nat").splitlines()
     return [line for line in lines if line.startswith("-A") and "KUBE" in line]
 
 
@@ -188,11 +188,11 @@ def test_without_endpoints_clients_are_accepted_and_closed(lab: Lab) -> None:
 def test_a_change_of_endpoints_writes_no_rule_and_takes_effect_at_once(lab: Lab) -> None:
     lab.serve(web(), *SERVERS)
     lab.sync()
-    before = nat_rules()
+    before = nat_rules(lab.proxier)
     result = lab.sync(lab.serve(web(), SERVERS[2]))
     assert (result.full, result.rules_written, result.bytes_written) == (False, 0, 0)
     assert {lab.ask(VIP, 80).split()[0] for _ in range(3)} == {"s2"}
-    assert nat_rules() == before
+    assert nat_rules(lab.proxier) == before
 
 
 def test_a_new_service_writes_its_own_rules_only(lab: Lab) -> None:
@@ -212,9 +212,9 @@ def test_changes_one_by_one_end_in_the_rules_of_a_full_sync(lab: Lab) -> None:
     lab.sync(lab.serve(web(name=other, cluster_ip="10.96.0.11"), *SERVERS))
     lab.sync(lab.serve(web(external_ips=("203.0.113.7",)), *SERVERS))
     lab.sync(lab.services.set_service(("default", "other"), []))
-    incremental = sorted(nat_rules())
+    incremental = sorted(nat_rules(lab.proxier))
     lab.sync()
-    assert sorted(nat_rules()) == incremental
+    assert sorted(nat_rules(lab.proxier)) == incremental
 
 
 def test_a_deleted_service_is_gone_and_its_connections_go_on(lab: Lab) -> None:
@@ -227,7 +227,7 @@ def test_a_deleted_service_is_gone_and_its_connections_go_on(lab: Lab) -> None:
         assert result.rules_written == 2
         client.sendall(b"again")
         assert receive(client, 5) == b"again"
-    assert not any(VIP in rule for rule in nat_rules())
+    assert not any(VIP in rule for rule in nat_rules(lab.proxier))
 
 
 def test_affinity_holds_over_connections(lab: Lab) -> None:
@@ -239,11 +239,11 @@ def test_affinity_holds_over_connections(lab: Lab) -> None:
 def test_a_flush_from_outside_is_healed_by_the_next_full_sync(lab: Lab) -> None:
     lab.serve(web(), *SERVERS)
     lab.sync()
-    before = sorted(nat_rules())
+    before = sorted(nat_rules(lab.proxier))
     run(["iptables-legacy", "-t", "nat", "-F"])
     run(["iptables-nft", "-t", "nat", "-F"])
     lab.sync()
-    assert sorted(nat_rules()) == before
+    assert sorted(nat_rules(lab.proxier)) == before
     assert lab.ask(VIP, 80).startswith("s0 ")
 
 
@@ -290,9 +290,9 @@ def test_ten_thousand_services_fit_into_one_process() -> None:
     proxier = UserspaceProxier(SETTINGS)
     result = proxier.sync(many_services(10_000), None)
     assert result.rules_written == 1 + 20_000
-    assert len(nat_rules()) == 20_000 + 4 + 1
+    assert len(nat_rules(proxier)) == 20_000 + 4 + 1
     proxier.close()
-    assert nat_rules() == []
+    assert nat_rules(proxier) == []
 
 
 def many_services(count: int) -> ServiceMap:
