@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from testbed.spec.mistakes import Mistake, Path, mistakes_in
 
-_ROUNDS = 8
+_ROUNDS = 12
 
 
 def all_mistakes(model: type[BaseModel], data: Mapping[str, Any], error: ValidationError) -> list[Mistake]:
@@ -22,19 +22,18 @@ def all_mistakes(model: type[BaseModel], data: Mapping[str, Any], error: Validat
     found = mistakes_in(error, model)
     doubtful = [path for mistake in found for path in mistake.doubts]
     pruned: dict[str, Any] = {
-        key: dict(enumerate(value)) if isinstance(value, list | tuple) and _holds_models(value) else value
-        for key, value in data.items()
+        key: dict(enumerate(value)) if isinstance(value, list) and _holds_models(value) else value
+        for key, value in _copied(data).items()
     }
+    lists = {key for key, value in pruned.items() if isinstance(value, dict) and 0 in value}
     latest = found
     for _ in range(_ROUNDS):
         if _is_of_the_whole(error):
             break
         doubtful += [_take_out(pruned, mistake.path) for mistake in latest]
-        numbers = {key: list(value) for key, value in pruned.items() if _is_numbered(value)}
+        numbers = {key: list(pruned[key]) for key in lists & pruned.keys()}
         try:
-            model.model_validate(
-                {key: list(value.values()) if key in numbers else value for key, value in pruned.items()}
-            )
+            model.model_validate(pruned | {key: list(pruned[key].values()) for key in numbers})
         except ValidationError as next_error:
             error = next_error
         else:
@@ -56,26 +55,28 @@ def _holds_models(values: Sequence[Any]) -> bool:
     return any(isinstance(value, dict | BaseModel) for value in values)
 
 
-def _is_numbered(value: Any) -> bool:
-    """Whether `value` is a list that was turned into a mapping, so that removing leaves the numbers alone."""
-    return isinstance(value, dict) and bool(value) and all(isinstance(key, int) for key in value)
-
-
 def _take_out(data: dict[str, Any], path: Path) -> Path:
-    """Remove the smallest part that has the value at `path` and that may be absent; return its own path."""
-    top = str(path[0])
-    inside = data.get(top)
-    if not isinstance(inside, dict) or len(path) == 1 or path[1] not in inside:
-        data.pop(top, None)
-        return path[:1]
-    element = inside[path[1]]
-    if _is_numbered(inside) and len(path) == 3 and isinstance(element, dict) and path[2] in element:
-        data[top] = inside | {path[1]: {key: value for key, value in element.items() if key != path[2]}}
-        return path
-    data[top] = {key: value for key, value in inside.items() if key != path[1]}
-    if _is_numbered(inside) and not data[top]:
-        data[top] = []
-    return path[:2]
+    """Remove what is at `path`, or the nearest thing above that has a key; return the path of that.
+
+    Elements of lists further in have no key of their own: without one of them the others would move up.
+    """
+    for length in range(len(path), 0, -1):
+        holder: Any = data
+        for step in path[: length - 1]:
+            inside = isinstance(holder, dict) and step in holder
+            inside = inside or (isinstance(holder, list) and isinstance(step, int) and step < len(holder))
+            holder = holder[step] if inside else None
+        if isinstance(holder, dict) and path[length - 1] in holder:
+            del holder[path[length - 1]]
+            return path[:length]
+    return path
+
+
+def _copied(value: Any) -> Any:
+    """A copy of the plain parts of `value`, to take things out of."""
+    if isinstance(value, dict):
+        return {key: _copied(inner) for key, inner in value.items()}
+    return [_copied(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _renumber(path: Path, numbers: Mapping[str, Sequence[int]]) -> Path:

@@ -16,13 +16,15 @@ from typing import Any
 import yaml
 
 from testbed.errors import Problem, SpecError
-from testbed.spec.mistakes import Path, show, show_path
+from testbed.spec.mistakes import Path, show_path
 
 MOST_BYTES = 32 * 1024 * 1024
 # What aliases may multiply a document by before it is taken for an attack on memory.
 MOST_ALIASED_VALUES = 100_000
 _PLAIN = ("str", "int", "float", "bool", "null", "map", "seq")
 _PLAIN_TAGS = frozenset(f"tag:yaml.org,2002:{kind}" for kind in _PLAIN)
+# JSON may be indented with tabs, and has no line breaks inside its strings.
+_TABS = re.compile(r"^\t+", re.MULTILINE)
 _MERGE = "tag:yaml.org,2002:merge"
 
 
@@ -90,6 +92,8 @@ def documents(text: str, file: str) -> list[Document]:
         SpecError: it is not YAML, a key stands twice, or it holds what JSON cannot say; all of them at once
             once the text can be parsed.
     """
+    if text.lstrip().startswith(("{", "[")):
+        text = _TABS.sub(lambda tabs: " " * len(tabs[0]), text)
     try:
         nodes = [node for node in yaml.compose_all(text, Loader=_Loader) if node is not None]
     except yaml.YAMLError as error:
@@ -139,6 +143,27 @@ def _syntax_problem(error: yaml.YAMLError, text: str, file: str) -> Problem:
     return Problem(f"not YAML: {what}", file, mark.line + 1)
 
 
+def _whole_characters(text: str) -> str:
+    """Join the halves in which JSON escapes a character beyond 16 bits.
+
+    Raises:
+        ValueError: there is a half without its other.
+    """
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le")
+
+
+def _key(node: yaml.Node) -> str | None:
+    """The text of a mapping's key, or None where it is something else."""
+    if not isinstance(node, yaml.ScalarNode) or node.tag != "tag:yaml.org,2002:str":
+        return None
+    try:
+        return _whole_characters(node.value)
+    except ValueError:
+        return None
+
+
 class _Reader:
     """Turns the nodes of one document into data and notes where each came from."""
 
@@ -185,9 +210,10 @@ class _Reader:
 
     def _scalar(self, node: yaml.Node, path: Path) -> Any:
         try:
-            return self._constructor.construct_object(node)
+            value = self._constructor.construct_object(node)
+            return _whole_characters(value) if isinstance(value, str) else value
         except (yaml.YAMLError, ValueError):
-            self._problem(path, f"{show(node.value)} cannot be read", "put it in quotes")
+            self._problem(path, f"{ascii(node.value)[:80]} cannot be read", "put it in quotes")
             return None
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
@@ -196,9 +222,9 @@ class _Reader:
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 continue
-            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            key = _key(key_node)
             line = key_node.start_mark.line + 1
-            if key is None or key_node.tag != "tag:yaml.org,2002:str":
+            if key is None:
                 self._odd_key(key_node, path, line)
                 continue
             if key in first:
@@ -227,8 +253,9 @@ class _Reader:
 
     def _odd_key(self, node: yaml.Node, path: Path, line: int) -> None:
         if isinstance(node, yaml.ScalarNode):
-            remedy = f'put it in quotes: "{node.value}"' if node.value else "write it out"
-            self._problem(path, f"the key {node.value or 'null'} is not text", remedy, line)
+            text = ascii(node.value)[1:-1]
+            remedy = f'put it in quotes: "{text}"' if text else "write it out"
+            self._problem(path, f"the key {text or 'null'} is not text", remedy, line)
         else:
             self._problem(path, "a list or mapping cannot be a key", "", line)
 
