@@ -14,7 +14,7 @@ import resource
 from collections.abc import Collection
 
 from testbed.errors import MachineLacks, UserError
-from testbed.proxy.iptables.restore import Iptables, Jump, section
+from testbed.proxy.iptables.restore import Iptables, Jump, missing_jumps, section
 from testbed.proxy.model import Family, ServicePortName
 from testbed.proxy.proxier import ProxySettings, SyncResult
 from testbed.proxy.servicemap import ServiceMap
@@ -41,6 +41,7 @@ class UserspaceProxier:
         self._iptables = iptables or Iptables(settings.family, settings.iptables_variant)
         self._jumps = _jumps(settings)
         self._rules: dict[ServicePortName, tuple[str, ...]] = {}
+        self._portal_rule_count = 0
         self._chains_stand = False
         self._descriptor_limit = _raise_descriptor_limit()
         self._ports = ProxyPorts(
@@ -67,14 +68,13 @@ class UserspaceProxier:
         gone = {*self._ports.numbers} - {*services} if changed is None else {*changed} - {*services}
         lines = self._write(rules, gone, everything)
         self._ports.close_ports(gone)
-        written = sum(line.startswith(("-A", "-D")) for line in lines)
-        total = sum(len(rule) for rule in self._rules.values())
+        written = sum(line.startswith("-") for line in lines)
         return SyncResult(
             full=everything,
             rules_written=written,
             bytes_written=len(section("nat", lines)) if lines else 0,
             rules_last={"nat": written},
-            rules_total={"nat": total},
+            rules_total={"nat": self._portal_rule_count + len(self._jumps) + 1},
         )
 
     def close(self) -> None:
@@ -93,7 +93,8 @@ class UserspaceProxier:
     ) -> list[str]:
         """Bring the rules of these portals up to date in one restore; the lines that were written."""
         if everything:
-            lines = portals.whole(rules.values())
+            missing = missing_jumps(self._jumps, self._iptables.save("nat"))
+            lines = [*portals.whole(rules.values()), *missing]
         else:
             touched = {*rules, *gone}
             before = {name: self._rules[name] for name in touched if name in self._rules}
@@ -101,13 +102,14 @@ class UserspaceProxier:
         if lines:
             self._iptables.restore(section("nat", lines))
         if everything:
-            self._iptables.ensure_jumps(self._jumps)
             self._chains_stand = True
             self._rules = rules
+            self._portal_rule_count = sum(len(portal) for portal in rules.values())
         else:
             self._rules.update(rules)
             for name in gone:
                 self._rules.pop(name, None)
+            self._portal_rule_count += sum(1 if line.startswith("-A") else -1 for line in lines)
         return lines
 
     def _portal_rules(self, services: ServiceMap, name: ServicePortName) -> tuple[str, ...]:
