@@ -195,7 +195,8 @@ def _caption(findings: Findings) -> Iterator[str]:
     for lane in findings.lanes:
         if lane.event == "died":
             reason = lane.reason.partition("\n")[0].rstrip(":")
-            yield f"Lane {lane.lane} ended at {wording.services(lane.services)} and is measured no further: {reason}."
+            place = wording.services(lane.services)
+            yield f"Lane {lane.lane} ended at {place} and is measured no further: {reason}."
     kept = f"{findings.blocks:,} blocks, {_reasons('rejected and redone', findings.rejected)}"
     yield f"{kept}, {_reasons('failed', findings.failed)}."
     for pair in findings.identicals:

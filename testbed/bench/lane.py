@@ -17,6 +17,7 @@ from testbed.bench.meters import Meters, Reading, process_cpu_ns, resident_bytes
 from testbed.bench.probe import Target, wait_answer
 from testbed.cluster.cluster import LiveCluster, ProxyOptions
 from testbed.errors import ProcessDied, SysctlRefused
+from testbed.net.measuring import measuring_sysctls
 from testbed.net.namespace import Namespace
 from testbed.net.wait import wait_until
 from testbed.results.format import LaneRecord
@@ -31,6 +32,9 @@ QUIET_TIMEOUT_S = 60.0
 QUIET_WINDOW_S = 0.1
 QUIET_SHARE = 0.1
 """A proxy counts as idle once it uses less than this share of a CPU over a window."""
+
+NO_PERIODIC_SYNC = ("--iptables-sync-period=1h", "--ipvs-sync-period=1h")
+"""A proxy that synced every 30 s for no reason would disturb the blocks of all lanes."""
 
 SYNC_SUM = "kubeproxy_sync_proxy_rules_duration_seconds_sum"
 RULES = "kubeproxy_sync_proxy_rules_iptables_total"
@@ -62,12 +66,15 @@ class Lane:
             topology, ProxyOptions.of(topology, mode=DIRECT), lane=place, services=False
         )
         self._topology = topology
-        self._options = ProxyOptions.of(topology, mode=self.mode)
+        options = ProxyOptions.of(topology, mode=self.mode)
+        self._options = replace(options, arguments=(*NO_PERIODIC_SYNC, *options.arguments))
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
             stack.enter_context(self.cluster)
+            for namespace in (self.client, *self.cluster.fabric.nodes.values()):
+                measuring_sysctls(namespace)
             self._meters = stack.enter_context(Meters(self.client, self.node))
             if self.mode == "ipvs":
                 # IPVS's estimator wakes every 2 s, walks all Services and so disturbs every lane.
