@@ -120,7 +120,12 @@ def _seen(event: Event, selection: Selection) -> tuple[str, Record] | None:
 def _at_version(record: Record, version: int) -> Record:
     parsed = record.parsed()
     parsed["metadata"]["resourceVersion"] = str(version)
-    return record._replace(version=version, data=orjson.dumps(parsed))
+    return record._replace(version=version, data=_encoded(parsed))
+
+
+def _encoded(obj: Object) -> bytes:
+    """Return the encoding in as many bytes as it has: orjson's own result keeps its larger buffer."""
+    return bytes(memoryview(orjson.dumps(obj)))
 
 
 class _Collection:
@@ -146,7 +151,7 @@ class _Collection:
             tuple(owner["uid"] for owner in metadata.get("ownerReferences", ())),
             version,
             created,
-            orjson.dumps(obj),
+            _encoded(obj),
         )
 
     def publish(self, event: Event, history: int) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 from testbed.cluster.apiclient import ApiClient
 
 SERVICES_PATH = "/api/v1/namespaces/default/services"
+TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
 class Server:

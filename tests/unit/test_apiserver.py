@@ -10,14 +10,12 @@ from urllib.parse import quote, urlencode
 
 import pytest
 from api_objects import deployment, node, pod, service
-from http_client import SERVICES_PATH, Server
+from http_client import SERVICES_PATH, TABLE, Server
 
 from testbed.cluster.api.discovery import documents
 from testbed.cluster.api.paths import parse_target
 from testbed.cluster.controlplane import start_control_plane
 from testbed.cluster.resources import DEPLOYMENTS, NAMESPACES, NODES, PODS, SERVICES
-
-TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
 @pytest.fixture
@@ -322,7 +320,7 @@ def test_a_load_leaves_the_server_responsive(server: Server) -> None:
     connection = server.connect()
     body = json.dumps([service(f"s{number}") for number in range(6000)]).encode()
     connection.request("POST", "/load", body, {"Content-Type": "application/json"})
-    counts = []
+    counts: list[int] = []
     while not counts or counts[-1] < 6000:
         counts.append(len(server.client.list("Service")))
     assert connection.getresponse().status == 201

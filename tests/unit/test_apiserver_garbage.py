@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import pytest
 from api_objects import Object, deployment, node, pod, service
-from http_client import SERVICES_PATH, Server
+from http_client import SERVICES_PATH, TABLE, Server
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -97,6 +97,9 @@ def test_no_spoilt_object_breaks_the_server(shared_server: Server, request_of: t
         return
     status = answers(shared_server, "POST", path, body, "application/json")
     assert status in (201, 400, 409, 422, 404)
+    if status == 201:  # then it can be shown, too
+        assert shared_server.send("GET", path, Accept=TABLE)[0] == 200
+        shared_server.send("DELETE", path)
 
 
 @SLOW

@@ -36,7 +36,7 @@ class EndpointPort(NamedTuple):
 
 
 class PodView:
-    """What endpoints need to know of one state of a pod."""
+    """What endpoints need to know of a pod; another object once that changes, and only then."""
 
     def __init__(self, record: Record, zones: Mapping[str, str]) -> None:
         pod = record.parsed()
@@ -225,6 +225,9 @@ class ServicePods:
 
     def _replace_pod(self, record: Record, new: PodView | None) -> None:
         old = self._pods.get(record.key)
+        if old and new and new.looks_like(old):
+            self._pods_on[old.node][old.key] = record
+            return
         if old and not (new and new.labels == old.labels):
             for pair in _pairs(old):
                 self._pods_with[pair].pop(old.key, None)
@@ -237,8 +240,6 @@ class ServicePods:
                 self._pods_with.setdefault(pair, {})[new.key] = new
         else:
             self._pods.pop(record.key, None)
-        if old and new and new.looks_like(old):
-            return
         for view in (old, new):
             if view and view.counts:
                 self._touch_selecting(view)

@@ -6,7 +6,7 @@ Works on what changed only: indexes lead from a pod to the Services that select 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import orjson
 
@@ -33,8 +33,7 @@ class _Slice:
     family: str
     ports: tuple[EndpointPort, ...]
     pods: list[PodView]
-    metadata: Object = field(default_factory=dict)
-    content: tuple[bytes, object] | None = None
+    content: tuple[object, ...] | None = None
 
 
 class SliceController:
@@ -93,34 +92,33 @@ class SliceController:
 
     def _write(self, service: ServiceView, item: _Slice, trigger: str) -> None:
         hinted = service.prefers_close and all(pod.zone for pod in item.pods)
-        endpoints = b",".join(
-            [
-                pod.endpoint(item.family, publish_not_ready=service.publish_not_ready, hinted=hinted)
-                for pod in item.pods
-            ]
-        )
-        content = (endpoints, service.labels)
+        content = (tuple(item.pods), service.labels, service.publish_not_ready, hinted)
         if item.content == content:
             return
-        if not item.name:
-            item.name = f"{service.name}-{self._mint.suffix()}"
-            item.metadata = self._new_metadata(service, item.name)
-            write = self._store.create
-        else:
-            item.metadata["generation"] += 1
-            write = self._store.update
         item.content = content
-        item.metadata["labels"] = _labels(service)
-        item.metadata["annotations"] = {TRIGGER_TIME: trigger}
+        if item.name:
+            metadata = self._store.get(ENDPOINTSLICES, service.namespace, item.name).parsed()["metadata"]
+            metadata["generation"] += 1
+            write = self._store.update
+        else:
+            item.name = f"{service.name}-{self._mint.suffix()}"
+            metadata = self._new_metadata(service, item.name)
+            write = self._store.create
+        metadata["labels"] = _labels(service)
+        metadata["annotations"] = {TRIGGER_TIME: trigger}
+        endpoints = [
+            pod.endpoint(item.family, publish_not_ready=service.publish_not_ready, hinted=hinted)
+            for pod in item.pods
+        ]
         self._writing = True
         write(
             ENDPOINTSLICES,
             {
                 "kind": "EndpointSlice",
                 "apiVersion": "discovery.k8s.io/v1",
-                "metadata": item.metadata.copy(),
+                "metadata": metadata,
                 "addressType": item.family,
-                "endpoints": orjson.Fragment(b"[" + endpoints + b"]"),
+                "endpoints": orjson.Fragment(b"[" + b",".join(endpoints) + b"]"),
                 "ports": [port.as_object() for port in item.ports],
             },
         )
