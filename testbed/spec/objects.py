@@ -77,7 +77,11 @@ def pod_object(pod: PodSpec, addresses: Sequence[str], node_addresses: Sequence[
         "namespace": pod.namespace,
         "labels": dict(pod.labels),
     }
-    spec = {**template.get("spec", {}), "nodeName": pod.node, "hostname": pod.name.replace(".", "-")[:63]}
+    spec = {
+        **template.get("spec", {}),
+        "nodeName": pod.node,
+        "hostname": pod.name.replace(".", "-")[:63].rstrip("-"),
+    }
     spec["containers"] = _containers(spec.get("containers") or [], pod.ports)
     return {
         "apiVersion": "v1",
