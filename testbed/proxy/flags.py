@@ -74,7 +74,7 @@ _UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "µs": 1e-
 
 @dataclass(frozen=True)
 class Options:
-    """What a run of the proxy is asked to do. Addresses are `host:port`, empty when nothing shall be served."""
+    """What a run of the proxy is asked to do. Addresses are `host:port`, empty if nothing shall be served."""
 
     mode: str
     master: str

@@ -63,12 +63,7 @@ class IptablesProxier:
         Raises CommandFailed if iptables-restore refuses; the next call then writes everything.
         """
         now = self._clock()
-        if (
-            changed is None
-            or self._full_due
-            or now - self._full_at >= FULL_SYNC_PERIOD_S
-            or self._flushed(now)
-        ):
+        if changed is None or self._full_needed(services, now):
             saved = {table: self._iptables.save(table) for table in ("filter", "nat")}
             draft = self._book.draft_full(services, saved)
             self._looked_at = now
