@@ -70,7 +70,7 @@ class _Proxy:
         self._status = 0
         self._health = ProxyHealth(2 * options.settings.sync_period_s)
         self._families: list[FamilySync] = []
-        self._metrics = cache(self._make_metrics)
+        self._metrics = _once(self._make_metrics)
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; the exit status."""
@@ -154,6 +154,18 @@ class _Proxy:
             return sum(services), sum(slices)
 
         return Metrics(pending, lambda: sum(tracker.malformed for tracker in trackers))
+
+
+def _once(make: Callable[[], Metrics]) -> Callable[[], Metrics]:
+    """Make it at the first call, from whichever thread: functools.cache may make two, and count in one."""
+    lock = threading.Lock()
+    made = cache(make)
+
+    def get() -> Metrics:
+        with lock:
+            return made()
+
+    return get
 
 
 def family_settings(options: Options, node: NodeFacts) -> list[ProxySettings]:
