@@ -34,11 +34,14 @@ def boot(plan: Plan, guest: GuestPlan, lifeline: Lifeline, control: Line, storag
     storage.mkdir(exist_ok=True)
     for path in (guest.program, plan.interpreter):
         if not os.access(path, os.X_OK):
-            raise MachineLacks(f"{path} cannot be executed by uid {os.geteuid()} in the sandbox", "allow it")
-    init = _write_init(plan, storage)
+            raise MachineLacks(
+                f"{path} cannot be executed by uid {os.geteuid()} of the sandbox",
+                "choose an interpreter that everybody may execute, such as /usr/bin/python3",
+            )
+    init = write_init(plan, storage)
     output, error = _relay(), _relay()
     wires = {1: plan.line_fd, 2: control.fileno(), 3: output[1], 4: error[1]}
-    argv = _command_line(guest, init, storage, wires)
+    argv = command_line(guest, init, storage, wires)
 
     def execute() -> int:
         os.environ.update(TMPDIR=str(storage), HOME=str(storage))
@@ -54,7 +57,8 @@ def boot(plan: Plan, guest: GuestPlan, lifeline: Lifeline, control: Line, storag
     return run_until_done(execute, lifeline, relays={output[0]: 1, error[0]: 2})
 
 
-def _command_line(guest: GuestPlan, init: Path, storage: Path, wires: dict[int, int]) -> list[str]:
+def command_line(guest: GuestPlan, init: Path, storage: Path, wires: dict[int, int]) -> list[str]:
+    """Return what linux.uml is started with; `wires` maps the guest's terminals to descriptors."""
     return [
         guest.program,
         f"mem={guest.memory_mb}M",
@@ -74,7 +78,7 @@ def _command_line(guest: GuestPlan, init: Path, storage: Path, wires: dict[int, 
     ]
 
 
-def _write_init(plan: Plan, storage: Path) -> Path:
+def write_init(plan: Plan, storage: Path) -> Path:
     """Write the guest's first program: a shell script, since a kernel command line cannot quote."""
     plan_path = storage / "plan.json"
     plan_path.write_text(plan.to_json())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from testbed.errors import MachineLacks, UserError
 from testbed.kernel.features import No
@@ -19,17 +19,20 @@ def kernels() -> tuple[Kernel, ...]:
     return (HostKernel(), UmlKernel())
 
 
-def choose(wanted: str, modes: Iterable[str]) -> tuple[Kernel, str]:
+def choose(wanted: str, modes: Iterable[str], among: Sequence[Kernel] | None = None) -> tuple[Kernel, str]:
     """Return the kernel called `wanted`, or for `auto` the first with every mode, and why it is that one.
+
+    `among` is all there are unless given.
 
     Raises:
         UserError: no kernel is called so.
         MachineLacks: the kernel, or each one, lacks a mode; the remedies are those of the first.
     """
     require_linux()
-    candidates = [kernel for kernel in kernels() if wanted in (AUTO, kernel.name)]
+    among = kernels() if among is None else among
+    candidates = [kernel for kernel in among if wanted in (AUTO, kernel.name)]
     if not candidates:
-        names = ", ".join(kernel.name for kernel in kernels())
+        names = ", ".join(kernel.name for kernel in among)
         raise UserError(f"no kernel is called {wanted!r} (choose {AUTO} or one of {names})")
     modes = list(dict.fromkeys(modes))
     refusals: dict[str, Mapping[str, No]] = {}

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from testbed.errors import ProcessDied, TestbedError, WaitTimeout
+from testbed.kernel.console import Console
 from testbed.kernel.init import ensure_standard_streams
 from testbed.kernel.job import unpack_error
 from testbed.kernel.line import Line
@@ -27,8 +28,6 @@ from testbed.kernel.plan import Plan
 
 # How long a killed session may take to disappear; a thousand namespaces take one second.
 _END_TIMEOUT_S = 20.0
-# The end of a guest's console that is worth showing.
-_EVIDENCE_BYTES = 4000
 
 
 class Session:
@@ -59,8 +58,8 @@ class Session:
         self._error: TestbedError | None = None
         ensure_standard_streams()
         with ExitStack() as undo:
-            self._console_fd = os.memfd_create("testbed-console")
-            undo.callback(os.close, self._console_fd)
+            self._console = Console()
+            undo.callback(self._console.close)
             reader, self._lifeline = os.pipe()
             undo.callback(self._cut_lifeline)
             own_line, its_line = socket.socketpair()
@@ -70,7 +69,7 @@ class Session:
             self._control = Line(own_control.detach(), name="the session")
             undo.callback(self._control.close)
             with its_line, its_control, os.fdopen(reader):
-                fds = SessionFds(reader, its_control.fileno(), its_line.fileno(), self._console_fd)
+                fds = SessionFds(reader, its_control.fileno(), its_line.fileno(), self._console.fd)
                 self._process = _spawn(plan_for(fds), fds)
             undo.callback(self._kill)
             self._await_hello(hello_timeout_s)
@@ -143,7 +142,7 @@ class Session:
                     poll.register(line, select.POLLIN)
             left_ms = None if deadline is None else max(0.0, deadline - time.monotonic()) * 1000
             if not poll.poll(left_ms):
-                raise WaitTimeout(f"{what}{self._console()}", timeout_s or 0)
+                raise WaitTimeout(f"{what}{self._evidence()}", timeout_s or 0)
             self.line.collect()
             self._take_control_messages()
 
@@ -160,13 +159,11 @@ class Session:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_TIMEOUT_S)
         status = self._process.returncode
-        return ProcessDied("the session", status, self._console())
+        return ProcessDied("the session", status, self._evidence())
 
-    def _console(self) -> str:
-        size = os.fstat(self._console_fd).st_size
-        data = os.pread(self._console_fd, _EVIDENCE_BYTES, max(0, size - _EVIDENCE_BYTES))
-        text = data.decode(errors="replace").strip()
-        return f"\nthe guest's console ended with:\n{text}" if text else ""
+    def _evidence(self) -> str:
+        told = self._console.evidence()
+        return f"\nthe guest's console ended with:\n{told}" if told else ""
 
     def _cut_lifeline(self) -> None:
         if self._lifeline >= 0:

@@ -20,8 +20,6 @@ from testbed.net.process import run
 from testbed.net.sandbox import SandboxForbidden
 from testbed.net.tools import find_tool, tools_root
 
-# A boot takes 2 s on an idle machine, and took 20 s at worst beside other work on two cores.
-_HELLO_TIMEOUT_S = 120.0
 _MODULES = "usr/lib/uml/modules"
 _NEEDED_MODULES = {"ipvs": ("ip_vs", "dummy"), "iptables": ("iptable_nat",), "userspace": ("iptable_nat",)}
 _NEEDED_TOOLS = {
@@ -45,6 +43,10 @@ class UmlKernel:
     """The kernel in Debian's `user-mode-linux`; TESTBED_UML and TESTBED_UML_MODULES name another one."""
 
     name = "uml"
+
+    def __init__(self, *, boot_timeout_s: float = 120.0) -> None:
+        """A boot takes 2 s on an idle machine, and took 20 s at worst beside other work on two cores."""
+        self._boot_timeout_s = boot_timeout_s
 
     def start(self, job: Job) -> Session:
         """Boot a guest and start a job in it; returns when it has begun.
@@ -127,7 +129,7 @@ class UmlKernel:
                     storage=str(storage) if storage else None,
                 ),
             ),
-            hello_timeout_s=_HELLO_TIMEOUT_S,
+            hello_timeout_s=self._boot_timeout_s,
             paced=True,
             notes=notes,
         )

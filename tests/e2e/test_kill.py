@@ -75,7 +75,7 @@ class Victim:
 
     def look(self) -> None:
         """Remember the living processes of the session, and the pid namespaces they are in."""
-        parents = {pid: parent for pid, parent in _parents()}
+        parents = dict(_parents())
         family = {self.process.pid}
         while grown := {pid for pid, parent in parents.items() if parent in family} - family:
             family |= grown
@@ -181,5 +181,5 @@ def _lives(pid: int, started: str) -> bool:
 
 def _namespace(pid: int, kind: str) -> str:
     with suppress(OSError):
-        return os.readlink(f"/proc/{pid}/ns/{kind}")
+        return str(Path(f"/proc/{pid}/ns/{kind}").readlink())
     return ""

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from testbed.errors import BadResults, MachineLacks, ProcessDied, UserError
+from testbed.errors import BadResults, MachineLacks, ProcessDied, UserError, WaitTimeout
 from testbed.kernel import HostKernel, Job, Kernel, UmlKernel
+from testbed.net.tools import find_tool
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -92,7 +91,8 @@ def test_standard_streams_of_the_job_are_the_launchers(kernel: Kernel, tmp_path:
     class_name = type(kernel).__name__
     program = (
         f"from testbed.kernel import Job, {class_name}; from pathlib import Path; import sys\n"
-        f"job = Job('session_jobs:write', {{'path': '{tmp_path}/file'}}, Path('{tmp_path}'), memory_mb={MEMORY_MB})\n"
+        f"here = Path('{tmp_path}')\n"
+        f"job = Job('session_jobs:write', {{'path': str(here / 'file')}}, here, memory_mb={MEMORY_MB})\n"
         f"with {class_name}().start(job) as session: sys.exit(session.wait())"
     )
     done = subprocess.run(
@@ -159,21 +159,41 @@ def test_a_directory_that_cannot_be_written_is_refused_before_anything_starts(ke
         kernel.start(job("echo", Path("/sys/kernel")))
 
 
-@pytest.fixture
-def sleepy_uml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[UmlKernel]:
-    """A user-mode Linux whose kernel says something and then ends without having booted."""
-    program = tmp_path / "linux.uml"
+def pretend_uml(directory: Path, instead_of_booting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have a shell script taken for user-mode Linux."""
+    program = directory / "linux.uml"
     program.write_text(
-        '#!/bin/sh\nif [ "$1" = --version ]; then linux.uml --version; else echo Kernel panic: no luck; exit 3; fi\n'
+        f'#!/bin/sh\n[ "$1" != --version ] || exec {find_tool("linux.uml")} --version\n{instead_of_booting}\n'
     )
     program.chmod(0o755)
     monkeypatch.setenv("TESTBED_UML", str(program))
-    yield UmlKernel()
 
 
-@pytest.mark.guest
-def test_a_guest_that_ends_before_its_job_is_told_with_its_console(sleepy_uml: UmlKernel) -> None:
-    started = time.monotonic()
-    with pytest.raises(ProcessDied, match="no luck"):
-        sleepy_uml.start(job("echo"))
-    assert time.monotonic() - started < 20
+def test_a_guest_that_ends_before_its_job_is_told_with_its_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_uml(tmp_path, "echo 'Kernel panic - not syncing: no luck'; exit 3", monkeypatch)
+    with pytest.raises(ProcessDied, match="not syncing: no luck"):
+        UmlKernel().start(job("echo"))
+
+
+def test_a_boot_that_stalls_is_given_up_and_told_with_its_console(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend_uml(tmp_path, "echo Waiting for root device; sleep 1000", monkeypatch)
+    with pytest.raises(WaitTimeout, match="Waiting for root device"):
+        UmlKernel(boot_timeout_s=3).start(job("echo"))
+
+
+def test_a_guest_that_does_not_fit_into_memory_is_refused() -> None:
+    with pytest.raises(MachineLacks, match="a guest with 100000000 MB does not fit"):
+        UmlKernel().start(Job("session_jobs:echo", memory_mb=100_000_000))
+
+
+def test_a_missing_user_mode_linux_is_told_with_its_package(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TESTBED_IGNORE_SYSTEM_TOOLS", "1")
+    monkeypatch.setenv("TESTBED_TOOLS", str(tmp_path))
+    with pytest.raises(MachineLacks, match="apt-get install user-mode-linux"):
+        UmlKernel().start(job("echo"))

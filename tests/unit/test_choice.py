@@ -1,0 +1,85 @@
+"""Which kernel is chosen, and what is said about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+
+from testbed.errors import MachineLacks, UserError
+from testbed.kernel.choice import choose
+from testbed.kernel.features import Features, No, Yes
+
+
+class Pretended:
+    """A kernel with some modes."""
+
+    def __init__(self, name: str, lacks: dict[str, No]) -> None:
+        self.name = name
+        self._lacks = lacks
+
+    def lacking(self, modes: Iterable[str]) -> dict[str, No]:
+        return {mode: self._lacks[mode] for mode in modes if mode in self._lacks}
+
+    def features(self) -> Features:
+        raise NotImplementedError
+
+    def start(self, job: Any) -> Any:
+        raise NotImplementedError
+
+
+HOST = Pretended("host", {"ipvs": No("CONFIG_IP_VS is not set", "--kernel uml")})
+UML = Pretended("uml", {"nftables": No("no nftables", "--kernel host")})
+BOTH = (HOST, UML)
+
+
+def test_auto_takes_the_first_kernel_that_has_every_mode() -> None:
+    assert choose("auto", ["iptables", "userspace"], BOTH) == (HOST, "it has every mode that is wanted")
+
+
+def test_auto_says_what_the_passed_over_kernel_lacks() -> None:
+    assert choose("auto", {"iptables", "ipvs"}, BOTH) == (
+        UML,
+        "the host kernel lacks ipvs: CONFIG_IP_VS is not set",
+    )
+
+
+def test_a_kernel_that_is_asked_for_is_taken_if_it_can() -> None:
+    assert choose("uml", ["iptables"], BOTH) == (UML, "as asked for")
+    with pytest.raises(
+        MachineLacks, match="the host kernel lacks ipvs: CONFIG_IP_VS is not set: --kernel uml"
+    ):
+        choose("host", ["ipvs"], BOTH)
+
+
+def test_when_no_kernel_has_every_mode_each_reason_and_remedy_is_told() -> None:
+    with pytest.raises(MachineLacks) as caught:
+        choose("auto", ["ipvs", "nftables"], BOTH)
+    assert caught.value.what == (
+        "the host kernel lacks ipvs: CONFIG_IP_VS is not set; the uml kernel lacks nftables: no nftables"
+    )
+    assert caught.value.remedy == "--kernel uml; or --kernel host"
+
+
+def test_an_unknown_kernel_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"no kernel is called 'qemu' \(choose auto or one of host, uml\)"):
+        choose("qemu", ["iptables"], BOTH)
+
+
+def test_features_tell_what_is_lacking_and_take_the_direct_lane_for_granted() -> None:
+    no = {"reason": "r", "remedy": "do"}
+    features = Features.from_json(
+        "host",
+        {
+            "release": "6.1",
+            "variants": {"legacy": None, "nft": no},
+            "modes": {"userspace": None, "iptables": None, "ipvs": no, "nftables": no},
+            "schedulers": [],
+            "netem": no,
+            "ipset": None,
+        },
+    )
+    assert features.iptables_variants == {"legacy": Yes(), "nft": No("r", "do")}
+    assert list(features.lacking(["direct", "iptables", "ipvs", "ebpf"])) == ["ipvs", "ebpf"]
+    assert str(features.lacking(["ipvs"])["ipvs"]) == "r (do)"
