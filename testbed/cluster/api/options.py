@@ -16,8 +16,9 @@ from testbed.cluster.selectors import Selection, parse_fields, parse_labels
 
 Query = Mapping[str, str]
 
-WATCH_TIMEOUT_S = 1800.0
-"""How long a watch lasts that asks for no limit; Kubernetes' --min-request-timeout."""
+WATCH_TIMEOUT_S = 86_400.0
+"""How long a watch lasts that asks for no limit: a day, where Kubernetes ends it after half an hour to
+balance its load."""
 
 
 class ListOptions(NamedTuple):

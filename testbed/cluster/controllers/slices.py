@@ -5,15 +5,15 @@ Works on what changed only: indexes lead from a pod to the Services that select 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import orjson
 
 from testbed.cluster.controllers.selection import EndpointPort, PodView, ServicePods, ServiceView
 from testbed.cluster.mint import Mint
-from testbed.cluster.resources import ENDPOINTSLICES
-from testbed.cluster.store import DELETED, Event, Key, Object, Store
+from testbed.cluster.resources import ENDPOINTSLICES, Resource
+from testbed.cluster.store import DELETED, Event, Key, Object, Record, Store
 
 MANAGER = "endpointslice-controller.k8s.io"
 SERVICE_NAME = "kubernetes.io/service-name"
@@ -96,6 +96,7 @@ class SliceController:
         if item.content == content:
             return
         item.content = content
+        write: Callable[[Resource, Object], Record] = self._store.create
         if item.name:
             metadata = self._store.get(ENDPOINTSLICES, service.namespace, item.name).parsed()["metadata"]
             metadata["generation"] += 1
@@ -103,7 +104,6 @@ class SliceController:
         else:
             item.name = f"{service.name}-{self._mint.suffix()}"
             metadata = self._new_metadata(service, item.name)
-            write = self._store.create
         metadata["labels"] = _labels(service)
         metadata["annotations"] = {TRIGGER_TIME: trigger}
         endpoints = [
