@@ -30,10 +30,11 @@ _LINE, _CONTROL, _OUTPUT, _ERROR = (f"/dev/tty{number}" for number in range(1, 5
 _MODULES_ROOT = sandbox.RUN / "modules"
 # Loaded before the job; the rest comes by the kernel's own requests for modules.
 _ALWAYS = ("veth", "bridge")
+_TABLES = ("iptable_nat", "iptable_filter", "ip6table_nat", "ip6table_filter", "nf_conntrack_netlink")
 _PER_MODE = {
-    "userspace": ("iptable_nat", "iptable_filter", "nf_conntrack_netlink"),
-    "iptables": ("iptable_nat", "iptable_filter", "nf_conntrack_netlink"),
-    "ipvs": ("iptable_nat", "iptable_filter", "nf_conntrack_netlink", "ip_vs", "ip_vs_rr", "dummy"),
+    "userspace": _TABLES,
+    "iptables": _TABLES,
+    "ipvs": (*_TABLES, "ip_vs", "ip_vs_rr", "dummy"),
 }
 
 
