@@ -18,6 +18,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import ParamSpec, Self, TypeVar
@@ -104,7 +105,7 @@ class Namespace:
         """Give up the name and the descriptor; harmless when done twice."""
         if self.fd < 0:
             return
-        if Path(self.path).parent == NAMES:
+        if self.path.startswith(f"{NAMES}/"):
             Path(self.path).unlink(missing_ok=True)
         os.close(self.fd)
         self.fd = -1
@@ -126,8 +127,6 @@ def become(name: str, *, ipv6: bool = False) -> Namespace:
 
     Loopback is left down: a builder raises it in a batch of its own. Raises as `Namespace.create`.
     """
-    NAMES.mkdir(mode=0o755, exist_ok=True)
-    path = NAMES / name
     try:
         syscalls.unshare(syscalls.CLONE_NEWNET)
     except OSError as error:
@@ -140,11 +139,11 @@ def become(name: str, *, ipv6: bool = False) -> Namespace:
     _prepare_ipv6(ipv6)
     fd = os.open(_THREAD_NAMESPACE, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        path.symlink_to(_descriptor_path(fd))
+        path = _publish(name, fd)
     except OSError:
         os.close(fd)
         raise
-    return Namespace(name, fd, str(path))
+    return Namespace(name, fd, path)
 
 
 @contextmanager
@@ -191,6 +190,7 @@ def in_own_thread(fn: Callable[[], T]) -> T:
     return results.pop()
 
 
+@cache  # parsing a path costs more than reading the file
 def sysctl_path(key: str) -> Path:
     """Where a sysctl lives under /proc; `/` may separate where a name has dots in it."""
     return Path("/proc/sys") / (key if "/" in key else key.replace(".", "/"))
@@ -224,6 +224,17 @@ def _prepare_ipv6(wanted: bool) -> None:
         ("addr_gen_mode", 1),
     ):
         write_sysctl(f"net.ipv6.conf.default.{key}", value)
+
+
+def _publish(name: str, fd: int) -> str:
+    """Let `ip netns` and other processes find a descriptor of ours under a name."""
+    path = NAMES / name
+    try:
+        path.symlink_to(_descriptor_path(fd))
+    except FileNotFoundError:
+        NAMES.mkdir(mode=0o755, exist_ok=True)
+        path.symlink_to(_descriptor_path(fd))
+    return str(path)
 
 
 def _descriptor_path(fd: int) -> str:
