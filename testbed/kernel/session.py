@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,8 +27,20 @@ from testbed.kernel.job import unpack_error
 from testbed.kernel.line import Line
 from testbed.kernel.plan import Plan
 
-# How long a killed session may take to disappear; a thousand namespaces take one second.
-_END_TIMEOUT_S = 20.0
+# How long a session may take to disappear; a thousand namespaces take one second.
+_END_TIMEOUT_S = 10.0
+
+
+# Held by this process and by none that it forks: a copy would keep its session alive.
+_held_lifelines: set[int] = set()
+
+
+def _let_go_of_lifelines() -> None:
+    while _held_lifelines:
+        os.close(_held_lifelines.pop())
+
+
+os.register_at_fork(after_in_child=_let_go_of_lifelines)
 
 
 class Session:
@@ -61,6 +74,7 @@ class Session:
             self._console = Console()
             undo.callback(self._console.close)
             reader, self._lifeline = os.pipe()
+            _held_lifelines.add(self._lifeline)
             undo.callback(self._cut_lifeline)
             own_line, its_line = socket.socketpair()
             own_control, its_control = socket.socketpair()
@@ -90,7 +104,7 @@ class Session:
             ProcessDied: the session ended without telling a status.
             WaitTimeout: it did not end within `timeout_s`.
         """
-        self._listen(lambda: self._control.closed, timeout_s, "the job to end")
+        self._listen(lambda: self._control.closed or self._status is not None, timeout_s, "the job to end")
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_TIMEOUT_S)
         if self._error is not None:
@@ -166,27 +180,28 @@ class Session:
         return f"\nthe guest's console ended with:\n{told}" if told else ""
 
     def _cut_lifeline(self) -> None:
-        if self._lifeline >= 0:
+        if self._lifeline in _held_lifelines:
+            _held_lifelines.remove(self._lifeline)
             os.close(self._lifeline)
-        self._lifeline = -1
 
     def _kill(self) -> None:
         self._cut_lifeline()
-        try:
-            self._process.wait(_END_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        for insist in (self._process.terminate, self._process.kill):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_END_TIMEOUT_S)
+                return
+            insist()
+        self._process.wait()
 
 
+@dataclass(frozen=True)
 class SessionFds:
     """The descriptors that a session's processes inherit; see `Plan`."""
 
-    def __init__(self, lifeline: int, control: int, line: int, console: int) -> None:
-        self.lifeline = lifeline
-        self.control = control
-        self.line = line
-        self.console = console
+    lifeline: int
+    control: int
+    line: int
+    console: int
 
 
 def _spawn(plan: Plan, fds: SessionFds) -> subprocess.Popen[bytes]:

@@ -32,6 +32,8 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     plan = Plan.from_fd(int(argv[0]))
+    for fd in (plan.lifeline_fd, plan.line_fd):
+        os.set_inheritable(fd, False)
     control = Line(plan.control_fd, name="the launcher")
     lifeline = Lifeline.of_launcher(plan.lifeline_fd, plan.launcher_pid)
     sandbox.raise_limits()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from other_users import reachable_directory, without_user_namespaces
 
 from testbed.net.wait import wait_until
 
@@ -26,11 +26,6 @@ USUAL_S = {"host": 0.25, "uml": 2.5}
 ROUNDS = {"host": 6, "uml": 2}
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 GONE_TIMEOUT_S = 20.0
-# Runs a program as somebody to whom this machine forbids user namespaces.
-FORBID = (
-    "echo 0 > /proc/sys/user/max_user_namespaces && "
-    'exec setpriv --bounding-set=-all --inh-caps=-all --no-new-privs "$@"'
-)
 
 
 @dataclass
@@ -132,7 +127,7 @@ def test_nothing_stays_when_the_session_is_complete(kernel: str, tmp_path: Path)
 def test_nothing_stays_of_a_guest_where_user_namespaces_are_forbidden(
     number: int, forbidden_home: Path
 ) -> None:
-    victim = Victim("uml", forbidden_home, wrapper=_forbidding())
+    victim = Victim("uml", forbidden_home, wrapper=without_user_namespaces())
     assert victim.process.stdout is not None
     assert victim.process.stdout.readline() == b"messy\n"
     victim.die(number)
@@ -141,18 +136,8 @@ def test_nothing_stays_of_a_guest_where_user_namespaces_are_forbidden(
 
 @pytest.fixture
 def forbidden_home() -> Iterator[Path]:
-    """A directory that an ordinary user can reach and write, which pytest's own are not."""
-    home = Path(subprocess.check_output(["mktemp", "-d"], text=True).strip())
-    home.chmod(0o777)
-    before = os.umask(0)
-    yield home
-    os.umask(before)
-    shutil.rmtree(home)
-
-
-def _forbidding() -> tuple[str, ...]:
-    ordinary = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups") if os.geteuid() == 0 else ()
-    return (*ordinary, "unshare", "--user", "--map-root-user", "sh", "-c", FORBID, "sh")
+    with reachable_directory() as home:
+        yield home
 
 
 def _parents() -> Iterator[tuple[int, int]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -150,6 +152,18 @@ def test_closing_ends_a_job_that_would_go_on(kernel: Kernel) -> None:
     assert session.line.receive() is None
     assert not Path(f"/proc/{pid}").exists()
     session.close()
+
+
+def test_a_process_that_the_launcher_forked_does_not_keep_a_session_alive(kernel: Kernel) -> None:
+    with kernel.start(job("echo")) as session:
+        child = os.fork()
+        if child == 0:
+            signal.pause()
+        started = time.monotonic()
+        session.close()
+        assert time.monotonic() - started < 5
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
 
 
 def test_a_directory_that_cannot_be_written_is_refused_before_anything_starts(kernel: Kernel) -> None:
