@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from testbed.cluster.backend import Listening, start_backend
 from testbed.errors import TestbedError
 from testbed.net.eventloop import EventLoop
-from testbed.net.process import run
 from testbed.net.wait import wait_until
-from testbed.proxy.model import ServicePortName
+from testbed.proxy.iptables.restore import Iptables
+from testbed.proxy.model import Family, ServicePortName
 from testbed.proxy.userspace.pipes import PipePool
 from testbed.proxy.userspace.ports import ProxyPorts, Targets
 from testbed.proxy.userspace.relay import relay
@@ -30,6 +30,9 @@ RELAXED = settings(
     max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], database=None
 )
 SIZES = st.one_of(st.integers(1, 2000), st.sampled_from([65535, 65536, 65537, 131072, 300_000]))
+
+
+on_both_kernels = pytest.mark.parametrize("kernel", ["host", pytest.param("uml", marks=pytest.mark.guest)])
 
 
 @pytest.fixture
@@ -54,6 +57,11 @@ def ask(address: tuple[str, int], question: bytes = b"?") -> bytes:
         return client.recv(1000)
 
 
+def silence(address: str) -> None:
+    """Make an address of this namespace swallow what is sent to it."""
+    Iptables(Family.IPV4, "auto").call("filter", "-A", "INPUT", "-d", address, "-j", "DROP")
+
+
 def closed_port() -> tuple[str, int]:
     with socket.create_server(("127.0.0.1", 0)) as sock:
         return sock.getsockname()
@@ -63,6 +71,7 @@ def open_descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+@on_both_kernels
 @RELAXED
 @given(
     to_server=st.lists(SIZES, max_size=12),
@@ -71,7 +80,12 @@ def open_descriptors() -> int:
     seed=st.integers(0, 2**32),
 )
 def test_every_byte_arrives_in_order_both_ways_and_each_end_passes(
-    ports: ProxyPorts, to_server: list[int], to_client: list[int], client_ends_first: bool, seed: int
+    ports: ProxyPorts,
+    kernel: str,
+    to_server: list[int],
+    to_client: list[int],
+    client_ends_first: bool,
+    seed: int,
 ) -> None:
     noise = random.Random(seed)
     up = [noise.randbytes(size) for size in to_server]
@@ -175,7 +189,8 @@ def test_urgent_data_does_not_stall_what_follows() -> None:
     loop.close()
 
 
-def test_an_endpoint_that_breaks_off_breaks_the_client_off(ports: ProxyPorts) -> None:
+@on_both_kernels
+def test_an_endpoint_that_breaks_off_breaks_the_client_off(ports: ProxyPorts, kernel: str) -> None:
     def serve(connection: socket.socket) -> None:
         connection.recv(100)
         reset(connection)
@@ -300,16 +315,19 @@ def test_a_client_whose_endpoints_all_refuse_is_closed(ports: ProxyPorts) -> Non
         assert client.recv(1) == b""
 
 
-def test_an_endpoint_that_stays_silent_is_given_up_after_a_quarter_of_a_second(ports: ProxyPorts) -> None:
-    run(["iptables", "-A", "INPUT", "-d", "127.0.0.99", "-j", "DROP"])
+@on_both_kernels
+def test_an_endpoint_that_stays_silent_is_given_up_after_a_quarter_of_a_second(
+    ports: ProxyPorts, kernel: str
+) -> None:
+    silence("127.0.0.99")
     address = lead(ports, ("127.0.0.99", 80), Endpoint(naming(b"b")))
     started_s = time.monotonic()
     assert ask(address) == b"b"
-    assert 0.2 < time.monotonic() - started_s < 2
+    assert 0.2 < time.monotonic() - started_s < 5
 
 
 def test_a_client_waits_for_four_attempts_and_no_longer(ports: ProxyPorts) -> None:
-    run(["iptables", "-A", "INPUT", "-d", "127.0.0.99", "-j", "DROP"])
+    silence("127.0.0.99")
     with connect(lead(ports, ("127.0.0.99", 80))) as client:
         started_s = time.monotonic()
         assert client.recv(1) == b""

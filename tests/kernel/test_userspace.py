@@ -102,6 +102,11 @@ def link(pod: Namespace, gateway: str, addresses: Sequence[str]) -> None:
     run(["ip", "route", "replace", "10.96.0.0/12", "dev", "client"], check=False)
 
 
+in_a_guest_too = pytest.mark.parametrize(
+    "lab", ["legacy", "nft", pytest.param("legacy", marks=pytest.mark.guest, id="uml")], indirect=True
+)
+
+
 def web(**changes: object) -> ServicePort:
     facts: dict[str, object] = {"name": WEB, "cluster_ip": VIP, "port": 80, **changes}
     return ServicePort(**facts)  # type: ignore[arg-type]
@@ -112,6 +117,7 @@ def nat_rules(proxier: UserspaceProxier) -> list[str]:
     return [line for line in lines if line.startswith("-A") and "KUBE" in line]
 
 
+@in_a_guest_too
 def test_a_pods_connections_take_turns_and_endpoints_see_the_node(lab: Lab) -> None:
     lab.serve(web(), *SERVERS)
     lab.sync()
@@ -147,6 +153,7 @@ def test_a_port_leads_to_another_target_port(lab: Lab) -> None:
     assert lab.ask(VIP, 443).startswith("s0 ")
 
 
+@in_a_guest_too
 def test_datagrams_are_answered_from_the_vip(lab: Lab) -> None:
     dns = ServicePort(ServicePortName("kube-system", "dns", "", "UDP"), VIP, 53, node_port=30053)
     lab.serve(dns, *SERVERS[:1], port=53)
@@ -219,6 +226,7 @@ def test_changes_one_by_one_end_in_the_rules_of_a_full_sync(lab: Lab) -> None:
     assert result.rules_total == {"nat": len(incremental)}
 
 
+@in_a_guest_too
 def test_a_deleted_service_is_gone_and_its_connections_go_on(lab: Lab) -> None:
     lab.serve(web(), *SERVERS)
     lab.sync()
@@ -242,8 +250,7 @@ def test_a_flush_from_outside_is_healed_by_the_next_full_sync(lab: Lab) -> None:
     lab.serve(web(), *SERVERS)
     lab.sync()
     before = sorted(nat_rules(lab.proxier))
-    run(["iptables-legacy", "-t", "nat", "-F"])
-    run(["iptables-nft", "-t", "nat", "-F"])
+    run([f"iptables-{lab.proxier.iptables_variant}", "-t", "nat", "-F"])
     lab.sync()
     assert sorted(nat_rules(lab.proxier)) == before
     assert lab.ask(VIP, 80).startswith("s0 ")
