@@ -19,16 +19,18 @@ from testbed.net.netlink import (
     NetlinkSocket,
     attribute,
     attributes,
+    nested,
+    text,
 )
 
-RTM_NEWADDR, RTM_GETADDR, RTM_GETLINK = 20, 22, 18
-IFA_LOCAL, IFLA_IFNAME = 2, 3
+RTM_NEWLINK, RTM_GETLINK, RTM_NEWADDR, RTM_GETADDR = 16, 18, 20, 22
+IFA_LOCAL, IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND = 2, 3, 18, 1
 LOOPBACK = 1
 
 
-def address(number: int, prefix_length: int = 32) -> Message:
+def address(number: int) -> Message:
     local = attribute(IFA_LOCAL, struct.pack("!I", 0x0A000000 + number))
-    header = struct.pack("=BBBBI", 2, prefix_length, 0, 0, LOOPBACK)
+    header = struct.pack("=BBBBI", 2, 32, 0, 0, LOOPBACK)
     return Message(RTM_NEWADDR, NLM_F_CREATE | NLM_F_EXCL, header + local, f"address {number}")
 
 
@@ -61,8 +63,15 @@ def test_the_first_refusal_is_raised_with_its_index_after_all_others_were_handle
 
 
 def test_a_refusal_carries_the_kernels_own_words(door: NetlinkSocket) -> None:
-    with pytest.raises(NetlinkRefused, match="Invalid prefix length"):
-        door.send_batch([address(1, prefix_length=77)])
+    header = struct.pack("=BxHiII", 0, 0, 0, 0, 0)
+    link = Message(
+        RTM_NEWLINK,
+        NLM_F_CREATE,
+        header + nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "nonsense")),
+        "add a link",
+    )
+    with pytest.raises(NetlinkRefused, match=r"add a link in a \(Unknown device type\)"):
+        door.send_batch([link])
 
 
 def test_accepted_refusals_are_reported_by_their_errno(door: NetlinkSocket) -> None:
