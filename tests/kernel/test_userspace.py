@@ -5,8 +5,10 @@ The test's own network namespace is the node; `client` and `server` are two pods
 
 from __future__ import annotations
 
+import random
 import resource
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -238,6 +240,50 @@ def test_a_deleted_service_is_gone_and_its_connections_go_on(lab: Lab) -> None:
         client.sendall(b"again")
         assert receive(client, 5) == b"again"
     assert not any(VIP in rule for rule in nat_rules(lab.proxier))
+
+
+def test_churn_fails_no_connection_and_ends_in_the_rules_of_a_full_sync(lab: Lab) -> None:
+    chance = random.Random(4)
+    lab.sync(lab.serve(web(), *SERVERS))
+    removed: frozenset[str] = frozenset()  # a new object for each change
+    over = threading.Event()
+    failures: list[str] = []
+    answered = 0
+
+    def connect_all_the_time() -> None:
+        nonlocal answered
+        while not over.is_set():
+            gone = removed
+            try:
+                with connect((VIP, 80)) as client:
+                    client.sendall(b"?\n")
+                    pod = client.recv(100).decode().split()[0]
+            except (OSError, IndexError) as error:
+                failures.append(repr(error))
+                continue
+            if pod in gone and gone is removed:
+                failures.append(f"{pod} had been removed")
+            answered += 1
+
+    traffic = threading.Thread(target=lab.client.run, args=(connect_all_the_time,))
+    traffic.start()
+    for number in range(300):
+        removed = frozenset()
+        kept = chance.sample(range(3), chance.randint(1, 3))
+        lab.sync(lab.serve(web(node_port=chance.choice([0, 30080])), *(SERVERS[index] for index in kept)))
+        removed = frozenset({"s0", "s1", "s2"} - {f"s{index}" for index in kept})
+        other = ServicePortName("default", f"other-{number % 7}", "")
+        if chance.random() < 0.5:
+            lab.sync(lab.services.set_service((other.namespace, other.name), []))
+        else:
+            lab.sync(lab.serve(web(name=other, cluster_ip=f"10.96.1.{chance.randint(1, 9)}"), SERVERS[0]))
+    over.set()
+    traffic.join()
+    assert failures == []
+    assert answered > 300
+    incremental = sorted(nat_rules(lab.proxier))
+    lab.sync()
+    assert sorted(nat_rules(lab.proxier)) == incremental
 
 
 def test_affinity_holds_over_connections(lab: Lab) -> None:
