@@ -1,8 +1,7 @@
 """Network namespaces, the wiring between them, and the programs that run inside them.
 
-Owns everything that touches a namespace, a link or a process: netlink, the fabric of nodes and pods,
-the one subprocess door, the sandbox. Must not know Services, modes, load or results.
+Owns everything that touches a namespace, a link or a process. Must not know Services, modes, load or results.
 
-    syscalls ─► namespace ─► process          a namespace is an fd; programs run in one
-    netlink ─► rtnetlink ─► fabric, shaping   messages are pure values; one door sends them
+    syscalls ─► sandbox ─► namespace ─► process         private namespaces; programs that run in one
+    netlink ─► rtnetlink ─► wiring ─► fabric, shaping   messages are pure values; one door sends them
 """

@@ -11,10 +11,8 @@ unshare(CLONE_NEWNS) by copying one more mount, and it can never keep a namespac
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import socket
-import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -25,11 +23,10 @@ from typing import ParamSpec, Self, TypeVar
 
 from testbed.errors import MachineLacks, SysctlRefused
 from testbed.net import syscalls
+from testbed.net.sandbox import set_loopback_up
 
 NAMES = Path("/run/netns")
 _THREAD_NAMESPACE = "/proc/thread-self/ns/net"
-_SIOCSIFFLAGS = 0x8914  # <linux/sockios.h>
-_IFF_UP = 0x1  # <linux/if.h>
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -57,8 +54,7 @@ class Namespace:
 
         def build() -> Namespace:
             namespace = become(name, ipv6=ipv6)
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-                _loopback_up(control)
+            set_loopback_up()
             return namespace
 
         return in_own_thread(build)
@@ -239,8 +235,3 @@ def _publish(name: str, fd: int) -> str:
 
 def _descriptor_path(fd: int) -> str:
     return f"/proc/{os.getpid()}/fd/{fd}"
-
-
-def _loopback_up(control: socket.socket) -> None:
-    """The ioctl, because one flag on one device does not need a netlink socket."""
-    fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", _IFF_UP))
