@@ -192,9 +192,11 @@ class Reflector:
         while True:
             page = self._server.get(self._path, **query)
             for item in page.get("items") or ():
-                meta = item.get("metadata") or {}
-                names.add((meta.get("namespace", ""), meta.get("name", "")))
-                self._sink.update(item)
+                if name := _name_of(item):
+                    names.add(name)
+                    self._sink.update(item)
+                else:
+                    log.warning("%s lists something without a name: %.200r", self._path, item)
             meta = page.get("metadata") or {}
             if not meta.get("continue"):
                 break
@@ -234,19 +236,27 @@ class Reflector:
         try:
             event = orjson.loads(line)
             kind, item = event["type"], event["object"]
-            meta = item.get("metadata") or {}
+            version = (item.get("metadata") or {}).get("resourceVersion")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ApiRefused(http.client.GONE, f"unreadable watch event {line[:200]!r}") from error
         if kind == "ERROR":
             raise ApiRefused(int(item.get("code") or 500), str(item.get("message", "")))
-        if kind == "DELETED":
-            self._sink.remove(item)
-        elif kind in ("ADDED", "MODIFIED"):
-            self._sink.update(item)
-        self._version = meta.get("resourceVersion") or self._version
+        if kind in ("ADDED", "MODIFIED", "DELETED"):
+            if _name_of(item):
+                (self._sink.remove if kind == "DELETED" else self._sink.update)(item)
+            else:
+                log.warning("%s tells of something without a name: %.200r", self._path, item)
+        self._version = version or self._version
         return True
 
 
 def object_path(collection: str, name: str) -> str:
     """The path of one object in a collection that is not namespaced."""
     return f"{collection}/{quote(name)}"
+
+
+def _name_of(item: object) -> tuple[str, str] | None:
+    meta = item.get("metadata") if isinstance(item, dict) else None
+    if not isinstance(meta, dict) or not isinstance(meta.get("name"), str):
+        return None
+    return str(meta.get("namespace") or ""), meta["name"]

@@ -7,6 +7,7 @@ kernel.
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -22,6 +23,8 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 DEFAULT_AFFINITY_S = 10800  # the API server's default for sessionAffinityConfig.clientIP.timeoutSeconds
 
+# What DNS labels and subdomains are made of; whatever else must not get into rules or comments.
+_NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]*")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _INET = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 
@@ -58,11 +61,11 @@ def canonical(text: object, family: Family) -> str:
 
 
 def metadata(item: Object) -> tuple[str, str]:
-    """Namespace and name of an object. Raises ValueError without a name."""
+    """Namespace and name of an object. Raises ValueError where they are missing or hold what no name may."""
     meta = _mapping(item.get("metadata"))
     name, namespace = meta.get("name"), meta.get("namespace", "")
-    if not isinstance(name, str) or not name or not isinstance(namespace, str):
-        raise ValueError("metadata.name: missing")
+    if not _is_name(name) or not (namespace == "" or _is_name(namespace)):
+        raise ValueError(f"metadata: {namespace!r}, {name!r} are not a namespace and a name")
     return namespace, name
 
 
@@ -98,9 +101,9 @@ def service_ports(item: Object, family: Family, report: Report) -> list[ServiceP
     )
     ports = []
     for index, entry in enumerate(_objects(spec.get("ports"))):
-        if (place := _port_and_protocol(entry, f"spec.ports[{index}]", report)) is None:
+        if (place := _port(entry, f"spec.ports[{index}]", report)) is None:
             continue
-        name = ServicePortName(*key, str(entry.get("name") or ""), place[1])
+        name = ServicePortName(*key, *place[1:])
         node_port = entry.get("nodePort")
         ports.append(
             service_port(name=name, port=place[0], node_port=node_port if _is_port(node_port) else 0)
@@ -112,15 +115,15 @@ def slice_content(item: Object, family: Family, hostname: str, report: Report) -
     """The endpoints that one EndpointSlice states; None if it is of another family or of no Service."""
     namespace, slice_name = metadata(item)
     service = labels(item).get(SERVICE_NAME_LABEL)
-    if item.get("addressType", "IPv4") != family or not isinstance(service, str) or not is_for_us(item):
+    if item.get("addressType", "IPv4") != family or not _is_name(service) or not is_for_us(item):
         return None
     key = (namespace, service)
     hosts = list(_hosts(item, family, hostname, report))
     endpoints: dict[ServicePortName, tuple[Endpoint, ...]] = {}
     for index, entry in enumerate(_objects(item.get("ports"))):
-        if (place := _port_and_protocol(entry, f"ports[{index}]", report)) is None:
+        if (place := _port(entry, f"ports[{index}]", report)) is None:
             continue
-        name = ServicePortName(*key, str(entry.get("name") or ""), place[1])
+        name = ServicePortName(*key, *place[1:])
         unique = {host[0]: Endpoint(host[0], place[0], *host[1:]) for host in hosts}
         endpoints[name] = tuple(sorted(unique.values()))
     return SliceContent(key, slice_name, endpoints)
@@ -159,14 +162,17 @@ def _hosts(item: Object, family: Family, hostname: str, report: Report) -> Itera
         )
 
 
-def _port_and_protocol(entry: Object, path: str, report: Report) -> tuple[int, str] | None:
-    number, protocol = entry.get("port"), entry.get("protocol") or "TCP"
+def _port(entry: Object, path: str, report: Report) -> tuple[int, str, str] | None:
+    """Number, name and protocol."""
+    number, name, protocol = entry.get("port"), entry.get("name") or "", entry.get("protocol") or "TCP"
     if not _is_port(number):
         report(f"{path}.port: {number!r} is not a port number")
     elif protocol not in _PROTOCOLS:
         report(f"{path}.protocol: {protocol!r} is not TCP, UDP or SCTP")
+    elif name and not _is_name(name):
+        report(f"{path}.name: {name!r} is not a name")
     else:
-        return number, protocol
+        return number, name, protocol
     return None
 
 
@@ -236,6 +242,10 @@ def _affinity(spec: Object) -> int | None:
 def _health_port(spec: Object, external_local: bool) -> int:
     number = spec.get("healthCheckNodePort")
     return number if external_local and spec.get("type") == "LoadBalancer" and _is_port(number) else 0
+
+
+def _is_name(text: object) -> TypeGuard[str]:
+    return isinstance(text, str) and _NAME.fullmatch(text) is not None
 
 
 def _is_port(number: object) -> TypeGuard[int]:
