@@ -59,6 +59,7 @@ class ProxyPorts:
         self._pipes = PipePool()
         self._ports: dict[ServicePortName, TcpPort | UdpPort] = {}
         self._numbers: dict[ServicePortName, int] = {}
+        self._targets: dict[ServicePortName, Targets] = {}
         self._thread = threading.Thread(target=self._serve, name="relay", daemon=True)
         self._thread.start()
 
@@ -80,16 +81,22 @@ class ProxyPorts:
                     opened[name] = self._open(name.protocol)
         finally:
             numbers = {name: sock.getsockname()[1] for name, sock in opened.items()}
-            self._loop.call(lambda: self._add(opened))
-            self._numbers.update(numbers)
-        self._loop.call(lambda: self._retarget(targets))
+            if opened:
+                self._loop.call(lambda: self._add(opened))
+                self._numbers.update(numbers)
+        changed = {name: wanted for name, wanted in targets.items() if self._targets.get(name) != wanted}
+        if changed:
+            self._loop.call(lambda: self._retarget(changed))
+            self._targets.update(changed)
 
     def close_ports(self, names: Collection[ServicePortName]) -> None:
         """Close proxy ports. Connections over TCP go on, sessions over UDP end."""
         known = [name for name in names if name in self._numbers]
-        self._loop.call(lambda: self._remove(known))
+        if known:
+            self._loop.call(lambda: self._remove(known))
         for name in known:
             del self._numbers[name]
+            self._targets.pop(name, None)
 
     def close(self) -> None:
         """Close everything, connections too, and end the thread."""
@@ -99,6 +106,7 @@ class ProxyPorts:
             self._thread.join()
             self._loop.close()
         self._numbers.clear()
+        self._targets.clear()
 
     def _open(self, protocol: str) -> socket.socket:
         kind = _KINDS[protocol]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import resource
+import sys
 from collections.abc import Collection
 
 from testbed.errors import MachineLacks, UserError
@@ -25,6 +26,11 @@ _LOG = logging.getLogger(__name__)
 
 _PROTOCOLS = frozenset({"TCP", "UDP"})
 _SPARE_DESCRIPTORS = 256  # besides one for each Service port: connections, pipes, the proxy's own
+
+
+_SWITCH_INTERVAL_S = 0.0005
+"""How long a sync may keep the interpreter from the relay's thread: at Python's 5 ms each of a connection's
+fourteen system calls would wait that long."""
 
 
 class UserspaceProxier:
@@ -43,6 +49,7 @@ class UserspaceProxier:
         self._rules: dict[ServicePortName, tuple[str, ...]] = {}
         self._portal_rule_count = 0
         self._chains_stand = False
+        sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._descriptor_limit = _raise_descriptor_limit()
         self._ports = ProxyPorts(
             bind_address=settings.bind_address,
