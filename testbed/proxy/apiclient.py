@@ -53,8 +53,8 @@ class Sink(Protocol):
     def update(self, item: Object) -> None:
         """An object exists, with this content."""
 
-    def remove(self, item: Object) -> None:
-        """An object is gone; this was its last content."""
+    def remove(self, name: tuple[str, str]) -> None:
+        """The object of this namespace and name is gone."""
 
     def listed(self, names: set[tuple[str, str]]) -> None:
         """A list is complete: exactly the objects of these namespaces and names exist."""
@@ -242,10 +242,13 @@ class Reflector:
         if kind == "ERROR":
             raise ApiRefused(int(item.get("code") or 500), str(item.get("message", "")))
         if kind in ("ADDED", "MODIFIED", "DELETED"):
-            if _name_of(item):
-                (self._sink.remove if kind == "DELETED" else self._sink.update)(item)
-            else:
+            name = _name_of(item)
+            if name is None:
                 log.warning("%s tells of something without a name: %.200r", self._path, item)
+            elif kind == "DELETED":
+                self._sink.remove(name)
+            else:
+                self._sink.update(item)
         self._version = version or self._version
         return True
 

@@ -18,7 +18,6 @@ from testbed.proxy.apiclient import (
 )
 from testbed.proxy.health import ProxyHealth
 from testbed.proxy.node import node_facts
-from testbed.proxy.parse import metadata
 from testbed.proxy.sync import FamilySync
 
 
@@ -39,9 +38,9 @@ class _ServiceSink:
         for family in self._families:
             family.tracker.update_service(item)
 
-    def remove(self, item: Object) -> None:
+    def remove(self, name: tuple[str, str]) -> None:
         for family in self._families:
-            family.tracker.remove_service(metadata(item))
+            family.tracker.remove_service(name)
 
     def listed(self, names: set[tuple[str, str]]) -> None:
         for family in self._families:
@@ -63,9 +62,9 @@ class _SliceSink:
         for family in self._families:
             family.tracker.update_slice(item)
 
-    def remove(self, item: Object) -> None:
+    def remove(self, name: tuple[str, str]) -> None:
         for family in self._families:
-            family.tracker.remove_slice(metadata(item))
+            family.tracker.remove_slice(name)
 
     def listed(self, names: set[tuple[str, str]]) -> None:
         for family in self._families:
@@ -90,7 +89,7 @@ class _NodeSink:
         for family in self._families:
             family.set_zone(facts.zone)
 
-    def remove(self, item: Object) -> None:
+    def remove(self, name: tuple[str, str]) -> None:
         self._health.node_eligible = False
 
     def listed(self, names: set[tuple[str, str]]) -> None:
