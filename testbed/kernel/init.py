@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
-from testbed.errors import WaitTimeout, describe_status
+from testbed.errors import WaitTimeout
 from testbed.kernel.line import Line
 from testbed.net import syscalls
 from testbed.net.lifeline import Lifeline
@@ -131,10 +131,6 @@ def _reap(child: int) -> int | None:
         if pid == 0:
             return None
         if pid == child:
-            if os.WIFSIGNALED(status):
-                print(
-                    f"testbed: the job {describe_status(-os.WTERMSIG(status))}", file=sys.stderr, flush=True
-                )
             return shell_status(status)
 
 
