@@ -1,6 +1,7 @@
 """The `testbed` command: checks what it runs on, then hands over to the proxy or to the verbs.
 
-The proxy is told apart here because it must start quickly and without the lab's libraries.
+The proxy is told apart here because it must start quickly and without the lab's libraries. This file must
+parse on the Pythons that it refuses.
 """
 
 import sys
@@ -8,12 +9,10 @@ import sys
 OLDEST_PYTHON = (3, 11)
 
 
-def unsupported(version, platform):  # type: ignore[no-untyped-def]  # must parse on the Pythons it refuses
+def unsupported(version: "tuple[int, ...]", platform: str) -> str:
     """Say in one line why testbed cannot run here, or return an empty string."""
     if platform != "linux":
-        return "testbed needs Linux (network namespaces); this is {}: run it in a Linux machine".format(
-            platform
-        )
+        return f"testbed needs Linux (network namespaces); this is {platform}: run it in a Linux machine"
     if tuple(version[:2]) < OLDEST_PYTHON:
         return (
             "testbed needs Python {}.{} or newer; this is {}.{}: "
@@ -22,9 +21,9 @@ def unsupported(version, platform):  # type: ignore[no-untyped-def]  # must pars
     return ""
 
 
-def main():  # type: ignore[no-untyped-def]
+def main() -> int:
     """Entry point of the command; returns the exit status."""
-    reason = unsupported(sys.version_info, sys.platform)
+    reason = unsupported(tuple(sys.version_info[:2]), sys.platform)
     if reason:
         sys.stderr.write(reason + "\n")
         return 2

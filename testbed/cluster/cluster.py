@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -177,7 +178,7 @@ class LiveCluster:
             WaitTimeout: after `timeout_s`.
         """
         for node in self.proxied_nodes:
-            wait_until(lambda node=node: self._synced(node), f"the proxy of {node} to sync", timeout_s)
+            wait_until(partial(self._synced, node), f"the proxy of {node} to sync", timeout_s)
 
     def proxy_metrics(self, node: str) -> dict[str, float]:
         """The proxy's metrics, `name{labels}` to value, scraped from its own port.
@@ -302,7 +303,7 @@ class LiveCluster:
             tuple(self.fabric.nodes.values()),
             socket_path=socket_path,
             log=self.log_dir / "control-plane.log",
-            service_cidr=self.plan.service_cidrs[0],
+            service_cidr=",".join(self.plan.service_cidrs),
         )
         self._children.append(stack.enter_context(child))
         return ApiClient(socket_path)
