@@ -8,6 +8,11 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 
+from testbed.proxy.iptables.restore import Iptables
+from testbed.proxy.model import Family, ServicePortName
+from testbed.proxy.userspace.ports import ProxyPorts, Targets
+
+WEB = ServicePortName("default", "web", "")
 TIMEOUT_S = 20.0
 Conversation = Callable[[socket.socket], None]
 
@@ -93,3 +98,28 @@ def naming(name: bytes) -> Conversation:
             connection.sendall(name)
 
     return talk
+
+
+def lead(
+    ports: ProxyPorts, *endpoints: Endpoint | tuple[str, int], affinity_s: float | None = None
+) -> tuple[str, int]:
+    """Point the proxy port at these endpoints; its address."""
+    addresses = tuple(end.address if isinstance(end, Endpoint) else end for end in endpoints)
+    ports.set({WEB: Targets(addresses, affinity_s)})
+    return "127.0.0.1", ports.numbers[WEB]
+
+
+def ask(address: tuple[str, int], question: bytes = b"?") -> bytes:
+    with connect(address) as client:
+        client.sendall(question)
+        return client.recv(1000)
+
+
+def silence(address: str) -> None:
+    """Make an address of this namespace swallow what is sent to it."""
+    Iptables(Family.IPV4, "auto").call("filter", "-A", "INPUT", "-d", address, "-j", "DROP")
+
+
+def closed_port() -> tuple[str, int]:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return sock.getsockname()
