@@ -60,20 +60,21 @@ def tool_environment() -> dict[str, str]:
     """
     tree = tools_root()
     used = _used_from(tree, os.environ.get("PATH", os.defpath), _ignores_system_tools())
-    path = [*_path(), *_SBIN]
-    variables = {}
-    if used:
-        path = (
-            [*_tree_directories(tree), *path]
-            if _ignores_system_tools()
-            else [*path, *_tree_directories(tree)]
-        )
-        libraries = [str(path) for base in ("usr/lib", "lib") for path in (tree / base).glob("*-linux-gnu*")]
-        inherited = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
-        variables["LD_LIBRARY_PATH"] = os.pathsep.join(dict.fromkeys((*libraries, *inherited)))
+    system = [*_path(), *_SBIN]
+    if not used:
+        return {"PATH": os.pathsep.join(dict.fromkeys(system))}
+    own = _tree_directories(tree)
+    path = [*own, *system] if _ignores_system_tools() else [*system, *own]
+    libraries = [str(path) for base in ("usr/lib", "lib") for path in (tree / base).glob("*-linux-gnu*")]
+    inherited = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
+    variables = {
+        "PATH": os.pathsep.join(dict.fromkeys(path)),
+        "LD_LIBRARY_PATH": os.pathsep.join(dict.fromkeys((*libraries, *inherited))),
+    }
     if "iptables-legacy-restore" in used:
-        variables["XTABLES_LIBDIR"] = str(next((tree / "usr/lib").glob("*-linux-gnu*/xtables")))
-    return variables | {"PATH": os.pathsep.join(dict.fromkeys(path))}
+        for extensions in (tree / "usr/lib").glob("*-linux-gnu*/xtables"):
+            variables["XTABLES_LIBDIR"] = str(extensions)
+    return variables
 
 
 def tools_root() -> Path:
