@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from smallcluster import CLUSTER_CIDRS, NODES, SmallCluster, address6, endpoint
+from smallcluster import CLUSTER_CIDRS, NODES, SmallCluster, endpoint
 
 from testbed.net.process import run
 from testbed.proxy.ipvs.proxier import IpvsProxier
@@ -14,6 +14,7 @@ from testbed.proxy.model import Family, ServicePort, ServicePortName
 from testbed.proxy.proxier import ProxySettings, SyncResult
 from testbed.proxy.servicemap import ServiceMap
 
+VIP6 = "fd00:96::1"
 VIP, LB, EXTERNAL = "10.96.0.1", "203.0.113.9", "198.51.100.7"
 SETTINGS = ProxySettings(
     cluster_cidr=CLUSTER_CIDRS[Family.IPV4], node_ips=(NODES["node1"],), iptables_variant="legacy"
@@ -33,7 +34,7 @@ class Node:
     def service(self, *pods: str, name: str = "web", protocol: str = "TCP", **fields: Any) -> None:
         """Announce or change a Service with those endpoints."""
         identity = ServicePortName("default", name, "", protocol)
-        vip = VIP if self.family is Family.IPV4 else address6(VIP)
+        vip = VIP if self.family is Family.IPV4 else VIP6
         port = replace(ServicePort(identity, vip, 80), **fields)
         self._changed |= self.services.set_service(("default", name), [port])
         slices = {identity: tuple(endpoint(pod, self.family) for pod in pods)}

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from ipvsnode import EXTERNAL, LB, SETTINGS, VIP, Node
+from ipvsnode import EXTERNAL, LB, SETTINGS, VIP, VIP6, Node
 from smallcluster import (
     CLUSTER_CIDRS,
     GATEWAY,
@@ -247,9 +247,7 @@ def test_a_drained_endpoint_and_a_drained_service_go_when_their_last_connection_
         node.sync()
         assert [line.split()[3] for line in node.table().splitlines() if place in line] == ["0"]
         sock.close()
-        wait_until(
-            lambda: node.sync() is not None and place not in node.table(), "the endpoint to be deleted", 40
-        )
+        wait_until(lambda: place not in synced_table(node), "the endpoint to be deleted", 40)
     with abortive(cluster.dial("client", VIP, 80)) as sock:
         question(sock)
         node.delete_service()
@@ -257,7 +255,7 @@ def test_a_drained_endpoint_and_a_drained_service_go_when_their_last_connection_
         assert VIP in node.table()
         sock.close()
         wait_until(
-            lambda: node.sync() is not None and VIP not in node.table(),
+            lambda: VIP not in synced_table(node),
             "the virtual server to be deleted",
             40,
         )
@@ -276,6 +274,12 @@ def test_an_endpoint_that_comes_back_while_it_drains_serves_again(cluster: Small
         node.sync()
         assert pods_asked(cluster, 10) == {"a": 5, "b": 5}
         assert question(sock).pod == pod
+
+
+def synced_table(node: Node) -> str:
+    """The table after a sync without changes, which is when drained endpoints are looked at."""
+    node.sync()
+    return node.table()
 
 
 def abortive(sock: socket.socket) -> socket.socket:
@@ -345,13 +349,13 @@ def test_a_new_scheduler_takes_over_virtual_servers_in_place(cluster: SmallClust
     assert f"TCP  {VIP}:80 sh (sh-port) persistent 60" in node.table()
 
 
-@pytest.mark.parametrize("scheduler", SCHEDULERS)
-def test_connections_flow_under_every_scheduler(cluster: SmallCluster, scheduler: str) -> None:
-    node = Node(cluster, replace(SETTINGS, scheduler=scheduler))
+def test_connections_flow_under_every_scheduler(cluster: SmallCluster, node: Node) -> None:
     node.service("a", "b", "c", "d")
-    node.full_sync()
-    assert pods_asked(cluster, 12).total() == 12
-    assert f"{VIP}:80 {scheduler}" in node.table()
+    for scheduler in SCHEDULERS:
+        node.proxier = cluster.node.run(IpvsProxier, replace(SETTINGS, scheduler=scheduler))
+        node.full_sync()
+        assert f"{VIP}:80 {scheduler}" in node.table()
+        assert pods_asked(cluster, 8).total() == 8, scheduler
 
 
 def test_cleanup_leaves_nothing_of_ours_and_everything_of_others(cluster: SmallCluster, node: Node) -> None:
@@ -385,7 +389,7 @@ def test_ipv6_stands_beside_ipv4_and_goes_alone(tmp_path: Path) -> None:
         node_ips=(address6(NODES["node1"]),),
         iptables_variant="legacy",
     )
-    vip6, node6 = address6(VIP), address6(NODES["node1"])
+    vip6, node6 = VIP6, address6(NODES["node1"])
     with small_cluster(tmp_path, ipv6=True) as cluster:
         four, six = Node(cluster), Node(cluster, settings6)
         four.service("a", "c")
@@ -398,7 +402,8 @@ def test_ipv6_stands_beside_ipv4_and_goes_alone(tmp_path: Path) -> None:
         for source in ("node1", "outside"):
             assert cluster.ask(source, vip6, 80).peer in (address6(GATEWAY), node6), source
             assert cluster.outcome(source, node6, 30080) in "ac", source
-        assert cluster.outcome("client", vip6, 81) == REFUSED
+        # Over IPv6 Linux believes a refusal by ICMP only after it has sent its SYN again, a second later.
+        assert cluster.outcome("client", vip6, 81, timeout_s=4) == REFUSED
         six.service("a")
         six.sync()
         assert cluster.ask("a", vip6, 80) == Answer("a", address6(GATEWAY))
@@ -408,7 +413,7 @@ def test_ipv6_stands_beside_ipv4_and_goes_alone(tmp_path: Path) -> None:
         assert pods_asked(cluster, 4) == {"a": 2, "c": 2}
 
 
-def test_a_thousand_changes_end_in_the_state_of_a_fresh_start_and_fail_no_connection(
+def test_many_changes_end_in_the_state_of_a_fresh_start_and_fail_no_connection(
     cluster: SmallCluster, node: Node
 ) -> None:
     node.service("a", "c")
@@ -427,7 +432,7 @@ def test_a_thousand_changes_end_in_the_state_of_a_fresh_start_and_fail_no_connec
     client = threading.Thread(target=keep_connecting)
     client.start()
     try:
-        for _ in range(1000):
+        for step in range(120):
             number = chance.randrange(2, 12)
             name, protocol = f"other{number}", chance.choice(["TCP", "UDP"])
             if chance.random() < 0.2:
@@ -441,7 +446,8 @@ def test_a_thousand_changes_end_in_the_state_of_a_fresh_start_and_fail_no_connec
                     cluster_ip=f"10.96.0.{number}",
                     node_port=30000 + number,
                 )
-            node.sync()
+            if step % 4 == 3:
+                node.sync()
     finally:
         over.set()
         client.join()

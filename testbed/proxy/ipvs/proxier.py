@@ -92,9 +92,8 @@ class IpvsProxier:
             self._plan(services, name, touched)
         own = self._own_servers(state)
         self._state = state
-        written = self._ensure_sets()
         changes = compare(self._wanted, state, everything(self._wanted, state, own, self._set_names))
-        written += self._write_members(changes.new_members, {})
+        written = self._write_members(changes.new_members, {}, self._missing_sets())
         self._iptables.restore(self._rules)
         self._iptables.ensure_jumps(rules.JUMPS)
         changes.new_members = {}
@@ -137,15 +136,10 @@ class IpvsProxier:
         excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in self._settings.ipvs_exclude_cidrs]
         return {server for server in own if not _within(server.address, excluded)}
 
-    def _ensure_sets(self) -> int:
-        """Create the sets that are missing; one that exists is used as it is."""
-        missing = [
-            (name, sets.create_line(kind, self._settings.family))
-            for name, kind in zip(self._set_names, sets.KINDS, strict=True)
-            if name not in self._state.sets
-        ]
-        self._state.sets.update((name, set()) for name, _ in missing)
-        return ipsets.write_sets([line for _, line in missing], {}, {})
+    def _missing_sets(self) -> list[sets.SetKind]:
+        """The sets that do not exist yet; one that exists is used as it is."""
+        named = zip(self._set_names, sets.KINDS, strict=True)
+        return [kind for name, kind in named if name not in self._state.sets]
 
     def _apply(self, changes: Changes) -> int:
         """Make the changes in an order that interrupts nobody; the number of messages and lines.
@@ -202,8 +196,16 @@ class IpvsProxier:
         self._state.addresses.difference_update(gone)
         return removed
 
-    def _write_members(self, added: dict[str, list[str]], removed: dict[str, list[str]]) -> int:
-        lines = ipsets.write_sets((), added, removed)
+    def _write_members(
+        self,
+        added: dict[str, list[str]],
+        removed: dict[str, list[str]],
+        missing: Sequence[sets.SetKind] = (),
+    ) -> int:
+        family = self._settings.family
+        creation = [sets.create_line(kind, family) for kind in missing]
+        lines = ipsets.write_sets(creation, added, removed)
+        self._state.sets.update((sets.set_name(kind, family), set()) for kind in missing)
         for name, members in added.items():
             self._state.sets[name].update(members)
         for name, members in removed.items():
