@@ -83,12 +83,10 @@ def _scalability(findings: Findings, mode: str) -> Iterator[str]:
         else:
             yield f"{slope} per 1,000 Services for the last one in the rules"
             yield f"{wording.added(found.mean_slope_us)} averaged over positions"
-    grown = [
-        lane for lane in _lanes(findings, mode) if lane.event == "grow" and lane.to_traffic_ns is not None
-    ]
-    for lane in grown[-1:]:
-        waited = wording.seconds(lane.to_traffic_ns or 0)
-        yield f"after growing to {wording.services(lane.services)} the newest answers in {waited}"
+    for lane in _starts(findings, mode)[-1:]:
+        if lane.sync_ns is not None:
+            synced = wording.seconds(lane.sync_ns)
+            yield f"a full sync of {wording.services(lane.services)} takes {synced}"
 
 
 def _load_balancing(findings: Findings, mode: str) -> Iterator[str]:
@@ -117,9 +115,12 @@ def _kernel_level(findings: Findings, mode: str) -> Iterator[str]:
             yield f"{wording.number(effect.proxy_switches.value)} context switches of it a connection"
 
 
+def _starts(findings: Findings, mode: str) -> list[LaneRecord]:
+    return [lane for lane in _lanes(findings, mode) if lane.event == "start"]
+
+
 def _best_for(findings: Findings, mode: str) -> Iterator[str]:
-    lanes = [lane for lane in _lanes(findings, mode) if lane.event in ("start", "restart")]
-    for lane in lanes:
+    for lane in _starts(findings, mode):
         if lane.to_traffic_ns is not None:
             how = f" ({lane.start})" if lane.start else ""
             waited = wording.seconds(lane.to_traffic_ns)

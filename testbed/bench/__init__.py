@@ -1,6 +1,6 @@
 """Measuring a sweep: lanes side by side in one kernel, interleaved rounds of short blocks.
 
-    sweep.main (the job's entry) ─► session: lanes built ─► growing ─► rounds of blocks ─► results
+    sweep.main (the job's entry) ─► session: lanes built ─► started ─► rounds of blocks ─► results
                                           │                    │            │
                                         lane ─► LiveCluster  probe     meters, gate, load.control
 

@@ -33,13 +33,13 @@ def measure_balance(lane: Lane, schedulers: tuple[str, ...]) -> list[BalanceReco
         return records
     others = [scheduler for scheduler in schedulers if scheduler != lane.scheduler]
     records += [_measure_restarted(lane, scheduler) for scheduler in others]
-    lane.restart()
+    lane.use_scheduler(lane.scheduler)
     return records
 
 
 def _measure_restarted(lane: Lane, scheduler: str) -> BalanceRecord:
     try:
-        lane.restart(scheduler)
+        lane.use_scheduler(scheduler)
     except TestbedError as error:
         return _record(lane, scheduler, status=FAILED, reason=str(error))
     return _measure(lane, scheduler)

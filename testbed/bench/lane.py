@@ -102,38 +102,30 @@ class Lane:
         return self._options.scheduler if self.mode == "ipvs" else ""
 
     def start(self, services: int) -> LaneRecord:
-        """Load the first Services, start the proxies, wait until the last Service answers.
+        """Bring the control plane to so many Services and start the proxies anew with them.
 
-        Raises ProcessDied or WaitTimeout.
+        What they wrote before stays, as when kube-proxy is updated; the last Service is always a new one, so
+        its first answer tells that this start's rules are in place. Raises ProcessDied or WaitTimeout.
         """
+        self.cluster.stop_proxies()
         load_ns = self._load(services)
         if self.mode == DIRECT:
             return self._record("start", load_ns=load_ns)
-        started_ns = time.perf_counter_ns()
-        self.cluster.restart_proxies(self._options)
+        started_ns = self._start_proxies(self._options)
         return self._await_traffic("start", started_ns, {}, load_ns=load_ns, start=self._options.start)
 
-    def grow(self, services: int) -> LaneRecord:
-        """Add Services until there are so many, and wait until the newest answers; raises like `start`."""
+    def add_one(self) -> LaneRecord:
+        """Create one more Service and wait until it answers; raises like `start`."""
         before = self.metrics()
         started_ns = time.perf_counter_ns()
-        load_ns = self._load(services)
-        if self.mode == DIRECT:
-            return self._record("grow", load_ns=load_ns)
-        return self._await_traffic("grow", started_ns, before, load_ns=load_ns)
+        self._load(self.services + 1)
+        return self._await_traffic("change", started_ns, before)
 
-    def restart(self, scheduler: str | None = None) -> LaneRecord:
-        """Stop the proxies, leaving their rules as kube-proxy does, and start them with what is loaded.
-
-        `to_traffic_ns` then is the time until the first full sync, since the old rules carry traffic already.
-        """
-        options = replace(self._options, scheduler=scheduler or self._options.scheduler)
+    def use_scheduler(self, scheduler: str) -> None:
+        """Start the proxies anew with another IPVS scheduler; raises like `start`."""
         self.cluster.stop_proxies()
-        self.cluster.options = options
-        started_ns = time.perf_counter_ns()
-        self.cluster.start_proxies()
+        self._start_proxies(replace(self._options, scheduler=scheduler))
         self.cluster.wait_synced(TRAFFIC_TIMEOUT_S)
-        return self._await_traffic("restart", started_ns, {}, start=options.start)
 
     def targets(self, traffic: str) -> tuple[tuple[Target, ...], tuple[int, ...]]:
         """Where traffic goes, and the places (from 1) of the Services it meets; none for the direct lane."""
@@ -174,18 +166,22 @@ class Lane:
         self.services = wanted
         return time.perf_counter_ns() - started_ns
 
-    def _await_traffic(
-        self, event: str, started_ns: int, before: Mapping[str, float], **facts: Any
-    ) -> LaneRecord:
+    def _start_proxies(self, options: ProxyOptions) -> int:
+        """Start them without waiting; when that was."""
+        self.cluster.options = options
+        started_ns = time.perf_counter_ns()
+        self.cluster.start_proxies()
+        return started_ns
+
+    def _await_traffic(self, event: str, started_ns: int, **facts: Any) -> LaneRecord:
         last = self._service_target(self.services - 1, None)
         answered_ns = wait_answer(self.client, last, TRAFFIC_TIMEOUT_S, self.check_alive)
         self.wait_quiet()
         metrics = self.metrics()
-        sync_s = metrics.get(SYNC_SUM, 0.0) - before.get(SYNC_SUM, 0.0)
         return self._record(
             event,
             to_traffic_ns=answered_ns - started_ns,
-            sync_ns=round(sync_s * 1e9) if SYNC_SUM in metrics else None,
+            sync_ns=round(metrics[SYNC_SUM] * 1e9) if SYNC_SUM in metrics else None,
             rules=_total(metrics, RULES),
             rules_written=_total(metrics, RULES_WRITTEN),
             metrics={name: value for name, value in metrics.items() if _worth_keeping(name)},

@@ -1,6 +1,6 @@
-"""A session: the lanes of one company built, grown from size to size and measured at each.
+"""A session: the lanes of one company built, brought from size to size and measured at each.
 
-Owns the order of building and growing and what happens to a lane that fails. Must not know the job around it.
+Owns the order of building and starting and what happens to a lane that fails. Must not know the job around it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Company:
     """Lanes that stand side by side, and the cells that are measured in them.
 
     `name` is "" for all lanes together, else the lane that stands beside a direct one only. `extras` adds
-    what is not load: the balance over endpoints at the first size, a restart of every proxy at the last.
+    what is not load: the balance over endpoints at the first size.
     """
 
     name: str
@@ -67,40 +67,39 @@ class _Session:
 
     def run(self, cells: Sequence[CellKey]) -> None:
         by_size = groupby(cells, key=lambda cell: cell.services)
-        sizes = [(services, list(group)) for services, group in by_size]
-        for number, (services, at_size) in enumerate(sizes):
+        for number, (services, at_size) in enumerate(by_size):
             with self.bench.launcher.turn():
-                self._bring_to(services, first=number == 0)
+                self._start(services)
                 if self.company.extras and number == 0:
                     self._balance()
                 for cell in at_size:
                     if self._alive():
                         CellRounds(self.bench, cell, self.company.name).measure(self.lanes)
-        if self.company.extras and len(sizes) > 1:
-            with self.bench.launcher.turn():
-                self._restart()
+                if self.company.extras:
+                    self._change()
 
-    def _bring_to(self, services: int, *, first: bool) -> None:
-        doing = "starting with" if first else "growing to"
+    def _start(self, services: int) -> None:
         for lane in self.bench.rng.sample(self.lanes, len(self.lanes)):
-            self.bench.launcher.stage(f"{lane.name}: {doing} {services:,} Services")
-            self._try(lane, partial(lane.start if first else lane.grow, services))
+            self.bench.launcher.stage(
+                f"{lane.name}: starting with {services:,} Service{'' if services == 1 else 's'}"
+            )
+            self._try(lane, partial(lane.start, services))
 
     def _balance(self) -> None:
         for lane in self._modes():
-            self.bench.launcher.stage(f"{lane.name}: balance over endpoints")
             if lane.endpoints < 2:
                 continue
+            self.bench.launcher.stage(f"{lane.name}: balance over endpoints")
             try:
                 for record in measure_balance(lane, self.schedulers):
                     self.bench.writer.balance(record)
             except TestbedError as error:
                 self.bench.writer.lane(self._end(lane, error))
 
-    def _restart(self) -> None:
+    def _change(self) -> None:
         for lane in self._modes():
-            self.bench.launcher.stage(f"{lane.name}: restarting with {lane.services:,} Services")
-            self._try(lane, lane.restart)
+            self.bench.launcher.stage(f"{lane.name}: one more Service than {lane.services:,}")
+            self._try(lane, lane.add_one)
 
     def _try(self, lane: Lane, action: Callable[[], LaneRecord]) -> None:
         """Record what an action on a lane took; one that fails ends the lane, not the run."""

@@ -24,7 +24,7 @@ from testbed.results.writer import RunWriter
 from testbed.spec import Sweep, Topology
 
 LOG_DIR = Path("/run/testbed")
-_FORKED = ("testbed.proxy.main", "testbed.cluster.apiserver", "aiohttp.web")
+_FORKED = ("testbed.cluster.apiserver", "aiohttp.web")
 
 
 def main(arguments: Mapping[str, Any], line: Wire) -> int:
@@ -95,9 +95,12 @@ def beside_direct(lane: str) -> tuple[str, ...]:
 
 def preload(sweep: Sweep) -> tuple[str, ...]:
     """Import once what is forked: proxies, control planes. Returns the schedulers of this kernel's IPVS."""
+    from testbed.proxy.main import preload as preload_proxy
+
     for module in _FORKED:
         import_module(module)
-
+    for mode in sweep.modes:
+        preload_proxy(mode)
     if "ipvs" not in sweep.modes:
         return ()
     from testbed.proxy.ipvs.schedulers import available_schedulers

@@ -72,8 +72,8 @@ class BlockRecord(Record):
     `position_connect_ns` are the counts and medians by target. `attempt` counts from 1.
 
     `proxy_cpu_ns` and `proxy_switches` belong to the lane's proxy process on the client's node,
-    `system_cpu_ns` to the whole kernel (its own ticks: coarse), by kind. `company` is "" where all lanes stood
-    side by side, or the name of the one lane that stood beside a direct lane of its own.
+    `system_cpu_ns` to the whole kernel (its own ticks: coarse), by kind. `company` is "" where all lanes
+    stood side by side, or the name of the one lane that stood beside a direct lane of its own.
     """
 
     id: int
@@ -126,10 +126,11 @@ class BlockRecord(Record):
 class LaneRecord(Record):
     """One event of a lane's control plane.
 
-    `event` is "start" (proxies started with these Services present), "grow" (Services added until there were
-    `services`) or "died". `to_traffic_ns` runs from the start, or from the addition, to the first answer of
-    the last Service in the order of creation, asked from the client pod. `start` is "fork", "exec" or ""
-    (direct). `metrics` holds the proxy's own figures afterwards, under kube-proxy's metric names.
+    `event` is "start" (proxies started anew with so many Services in the API), "change" (one Service added to
+    running proxies) or "died". `to_traffic_ns` runs from the start, or from the addition, to the first answer
+    of the last Service in the order of creation, asked from the client pod; that Service is always a new one.
+    `load_ns` is what the control plane took for the new Services before a start. `start` is "fork", "exec" or
+    "" (direct). `metrics` holds the proxy's own figures afterwards, under kube-proxy's metric names.
     """
 
     lane: str

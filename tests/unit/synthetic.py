@@ -93,7 +93,17 @@ def write_run(directory: Path, records: Sequence[BlockRecord], *, state: str = "
             start = LaneRecord(lane, lane, "start", 1, 3, unix_ns=1, start="fork", to_traffic_ns=310_000_000)
             writer.lane(start)
             writer.lane(
-                LaneRecord(lane, lane, "grow", 10000, 3, unix_ns=2, to_traffic_ns=2_500_000_000, rules=9)
+                LaneRecord(
+                    lane,
+                    lane,
+                    "start",
+                    10000,
+                    3,
+                    unix_ns=2,
+                    to_traffic_ns=2_500_000_000,
+                    sync_ns=2_500_000_000,
+                    rules=9,
+                )
             )
         for scheduler, sequence in (
             ("rr", ENDPOINTS * 40),
