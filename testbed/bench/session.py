@@ -1,6 +1,7 @@
 """A session: the lanes of one company built, brought from size to size and measured at each.
 
-Owns the order of building and starting and what happens to a lane that fails. Must not know the job around it.
+Owns the order of building and starting and what happens to a lane that fails. Must not know the job around
+it.
 """
 
 from __future__ import annotations

@@ -37,7 +37,10 @@ def test_help_does_not_import_the_heavy_libraries() -> None:
         "sys.argv = ['testbed', '--help']\n"
         "from testbed.__main__ import main\n"
         "with contextlib.redirect_stdout(io.StringIO()): main()\n"
-        "print(sorted({'pandas', 'scipy', 'numpy', 'locust', 'aiohttp', 'pydantic', 'yaml'} & set(sys.modules)))\n"
+        "heavy = {'pandas', 'scipy', 'numpy', 'locust', 'aiohttp', 'pydantic', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
     assert done.stdout.splitlines()[-1] == "[]"
