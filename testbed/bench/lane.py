@@ -173,15 +173,18 @@ class Lane:
         self.cluster.start_proxies()
         return started_ns
 
-    def _await_traffic(self, event: str, started_ns: int, **facts: Any) -> LaneRecord:
+    def _await_traffic(
+        self, event: str, started_ns: int, before: Mapping[str, float], **facts: Any
+    ) -> LaneRecord:
         last = self._service_target(self.services - 1, None)
         answered_ns = wait_answer(self.client, last, TRAFFIC_TIMEOUT_S, self.check_alive)
         self.wait_quiet()
         metrics = self.metrics()
+        sync_s = metrics.get(SYNC_SUM, 0.0) - before.get(SYNC_SUM, 0.0)
         return self._record(
             event,
             to_traffic_ns=answered_ns - started_ns,
-            sync_ns=round(metrics[SYNC_SUM] * 1e9) if SYNC_SUM in metrics else None,
+            sync_ns=round(sync_s * 1e9) if SYNC_SUM in metrics else None,
             rules=_total(metrics, RULES),
             rules_written=_total(metrics, RULES_WRITTEN),
             metrics={name: value for name, value in metrics.items() if _worth_keeping(name)},
