@@ -68,7 +68,8 @@ def up(
     for note in loaded.passed_over:
         print(note, file=sys.stderr)
     with Cluster(loaded, mode=mode, kernel=kernel) as lab:
-        print(f"kernel: {lab.kernel}", file=sys.stderr)
+        for note in (f"kernel: {lab.kernel}", *lab.notes):
+            print(note, file=sys.stderr)
         return run_commands(lab, command) if command else interact(lab)
 
 
@@ -81,6 +82,10 @@ def run(
     budget: Annotated[str | None, typer.Option(help="Time for measuring, such as 240s or 5m.")] = None,
     out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
     isolate: Annotated[bool, typer.Option("--isolate", help="Give every lane a boot of its own.")] = False,
+    interference: Annotated[
+        bool,
+        typer.Option("--interference", help="Measure each lane alone too, for what lanes do to each other."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure a topology's sweep, all modes side by side, and print the comparison.
@@ -97,8 +102,9 @@ def run(
     sweep = load_topology(topology).with_sweep(
         {key: value for key, value in changes.items() if value is not None}
     )
+    options = RunOptions(kernel=kernel, out=out, isolate=isolate, interference=interference)
     with Quiet() if as_json else display_for(Console(stderr=True)) as display:
-        run_dir = run_sweep(sweep, RunOptions(kernel=kernel, out=out, isolate=isolate), display)
+        run_dir = run_sweep(sweep, options, display)
     show_report(run_dir, as_json)
 
 

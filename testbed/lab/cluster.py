@@ -127,6 +127,11 @@ class Cluster:
         return tuple(pod["name"] for pod in self._inventory["pods"])
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What a user should know of this session, such as a protection that the machine does not offer."""
+        return self._session.notes if self._session else ()
+
+    @property
     def outside(self) -> Host:
         """The client that stands outside the cluster, on the nodes' network."""
         return Host("outside", self._inventory["outside"], self)

@@ -22,15 +22,22 @@ from testbed.spec import Topology
 
 RUNS = Path("results/runs")
 _SWEEP = "testbed.bench.sweep:main"
+# Five lanes of 10,000 Services need about 1.5 GB: control planes, proxies, and the rules themselves.
+_MEMORY_MB = 4096
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a sweep is run: `kernel` is auto, host or uml; `isolate` gives each lane a boot of its own."""
+    """How a sweep is run.
+
+    `kernel` is auto, host or uml; `out` a new or empty directory; `isolate` gives each lane a boot of its own;
+    `interference` measures each lane alone too, and so what the lanes do to each other.
+    """
 
     kernel: str = "auto"
     out: Path | None = None
     isolate: bool = False
+    interference: bool = False
 
 
 def run_sweep(topology: Topology, options: RunOptions, display: Display) -> Path:
@@ -48,7 +55,16 @@ def run_sweep(topology: Topology, options: RunOptions, display: Display) -> Path
     display.show({"event": "note", "text": f"kernel: {kernel.name} ({reason})"})
     lanes = topology.sweep.lanes()
     for part in [[lane] for lane in lanes] if options.isolate else [list(lanes)]:
-        _run_job(kernel, _job(topology, run_dir, reason, part), run_dir, display)
+        arguments = {
+            "topology": topology.model_dump(mode="json"),
+            "run_dir": str(run_dir),
+            "lanes": part,
+            "interference": options.interference,
+            "host": machine_facts() | {"kernel_reason": reason},
+        }
+        modes = frozenset(topology.sweep.modes)
+        job = Job(entry=_SWEEP, arguments=arguments, writable=run_dir, modes=modes, memory_mb=_MEMORY_MB)
+        _run_job(kernel, job, run_dir, display)
     return run_dir
 
 
@@ -73,21 +89,6 @@ def make_run_dir(out: Path | None, topology: Topology) -> Path:
     return path.resolve()
 
 
-def _job(topology: Topology, run_dir: Path, reason: str, lanes: list[str]) -> Job:
-    assert topology.sweep is not None
-    return Job(
-        entry=_SWEEP,
-        arguments={
-            "topology": topology.model_dump(mode="json"),
-            "run_dir": str(run_dir),
-            "lanes": lanes,
-            "host": machine_facts() | {"kernel_reason": reason},
-        },
-        writable=run_dir,
-        modes=frozenset(topology.sweep.modes),
-    )
-
-
 def machine_facts() -> dict[str, Any]:
     """What a reader of the results wants to know of the machine around the kernel under test."""
     return {
@@ -101,6 +102,8 @@ def machine_facts() -> dict[str, Any]:
 
 def _run_job(kernel: Kernel, job: Job, run_dir: Path, display: Display) -> None:
     with Turn() as turn, NoiseRecorder(run_dir / "noise.csv"), kernel.start(job) as session:
+        for note in session.notes:
+            display.show({"event": "note", "text": note})
         _follow(session, turn, display)
         status = session.wait()
     if status != 0:
