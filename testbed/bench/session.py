@@ -27,7 +27,7 @@ class Company:
     """Lanes that stand side by side, and the cells that are measured in them.
 
     `name` is "" for all lanes together, else the lane that stands beside a direct one only. `extras` adds
-    what is not load: the balance over endpoints at the first size.
+    what is not load: the balance over endpoints at the first size, one more Service after every size.
     """
 
     name: str

@@ -30,8 +30,8 @@ _MEMORY_MB = 4096
 class RunOptions:
     """How a sweep is run.
 
-    `kernel` is auto, host or uml; `out` a new or empty directory; `isolate` gives each lane a boot of its own;
-    `interference` measures each lane alone too, and so what the lanes do to each other.
+    `kernel` is auto, host or uml; `out` a new or empty directory; `isolate` gives each lane a boot of its
+    own; `interference` measures each lane alone too, and so what the lanes do to each other.
     """
 
     kernel: str = "auto"
