@@ -14,8 +14,10 @@ from testbed.analysis.rounds import Cell
 from testbed.results.format import OK, BalanceRecord
 
 ROTATES = frozenset({"rr", "wrr"})
-SPREADS = frozenset({"lc", "wlc", "sed", "nq"})
-STICKS = frozenset({"sh", "dh", "mh", "lblc", "lblcr", "fo", "ovf"})
+SPREADS = frozenset({"lc", "wlc", "sed", "nq", "mh"})
+"""By open connections, or (mh, as kube-proxy sets it up) by a hash of the client's address and port."""
+
+STICKS = frozenset({"sh", "dh", "lblc", "lblcr", "fo", "ovf"})
 """With equal weights and one client: by a hash of source or destination, or by preference for one server."""
 
 UNLIKELY = 0.001

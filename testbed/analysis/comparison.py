@@ -87,6 +87,10 @@ def _scalability(findings: Findings, mode: str) -> Iterator[str]:
         if lane.sync_ns is not None:
             synced = wording.seconds(lane.sync_ns)
             yield f"a full sync of {wording.services(lane.services)} takes {synced}"
+    for lane in [lane for lane in _lanes(findings, mode) if lane.event == "change"][-1:]:
+        if lane.to_traffic_ns is not None:
+            waited = wording.seconds(lane.to_traffic_ns)
+            yield f"one more beside {wording.services(lane.services - 1)} answers after {waited}"
 
 
 def _load_balancing(findings: Findings, mode: str) -> Iterator[str]:

@@ -130,7 +130,7 @@ def pair_table(findings: Findings) -> Table:
 
 
 def control_plane_table(findings: Findings) -> Table:
-    """What starting and growing took."""
+    """What a start with so many Services took, and one more Service."""
     return Table(
         title="Control plane",
         columns=("lane", "event", "Services", "to traffic", "last sync", "rules", "proxy CPU", "proxy RSS"),
