@@ -62,6 +62,7 @@ class FamilySync:
         """All `services` or `slices` there are have been told to the tracker."""
         self._awaited.discard(kind)
         if not self._awaited and not self._complete.is_set():
+            log.info("Services and EndpointSlices are listed: %s can be synced", self.family)
             self._complete.set()
             self.request()
 

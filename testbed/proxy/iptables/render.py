@@ -12,7 +12,7 @@ from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 
 from testbed.proxy.iptables import names
-from testbed.proxy.iptables.names import chain_hash
+from testbed.proxy.iptables.names import chain_hashes
 from testbed.proxy.model import Endpoint, EndpointChoice, Family, ServicePort
 from testbed.proxy.proxier import ProxySettings
 
@@ -212,7 +212,7 @@ class _Service:
             keys = [f"[{endpoint[0]}]:{endpoint[1]}" for endpoint in self.choice.reachable]
         else:
             keys = [f"{endpoint[0]}:{endpoint[1]}" for endpoint in self.choice.reachable]
-        chains = ["KUBE-SEP-" + chain_hash(prefix + key) for key in keys]
+        chains = ["KUBE-SEP-" + digest for digest in chain_hashes([prefix + key for key in keys])]
         return list(zip(self.choice.reachable, keys, chains, strict=True))
 
     def _balance(self, chain: str, targets: list[Target]) -> list[str]:
