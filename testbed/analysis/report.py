@@ -5,6 +5,7 @@ The only part of the analysis that opens files or a terminal.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MARKDOWN_FILE = "table.md"
 CSV_FILE = "table.csv"
 JSON_FILE = "table.json"
+_WIDTH_WITHOUT_TERMINAL = 140
 UNBROKEN = frozenset({"Services", "lane", "first byte µs"})
 """Columns of short words that a narrow terminal must not break."""
 
@@ -40,10 +42,9 @@ class Tables:
 
     def print(self, console: Console | None = None) -> None:
         """Print the tables with rich, as wide as the terminal is."""
-        from rich.console import Console
         from rich.text import Text
 
-        console = console or Console()
+        console = console or _console()
         for table in tables.all_tables(self.findings):
             _print(table, console)
         for sentence in tables.caption(self.findings):
@@ -82,3 +83,13 @@ def _print(table: tables.Table, console: Console) -> None:
             rich_table.add_section()
         rich_table.add_row(*(Text(cell) for cell in row))
     console.print(rich_table)
+
+
+def _console() -> Console:
+    """As wide as the terminal, or wide enough for the tables where nobody's terminal is known."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        return Console(width=_WIDTH_WITHOUT_TERMINAL)
+    return console
