@@ -153,7 +153,7 @@ class _Proxy:
             services, slices = zip(*(tracker.pending for tracker in trackers), strict=True)
             return sum(services), sum(slices)
 
-        return Metrics(pending, lambda: sum(tracker.malformed for tracker in trackers))
+        return Metrics(pending, lambda: sum(family.malformed for family in self._families))
 
 
 def _once(make: Callable[[], Metrics]) -> Callable[[], Metrics]:

@@ -23,13 +23,14 @@ SliceEndpoints = Mapping[ServicePortName, tuple[Endpoint, ...]]
 class ServiceMap(Mapping[ServicePortName, ServicePort]):
     """Service ports by name, iterated in the order in which they were announced.
 
-    `zone` is the node's zone, empty when unknown. The setters return the names whose Service port or
-    endpoints changed (never names without a Service), so that their union is what the next sync must look
-    at.
+    `zone` is the node's zone, empty when unknown. `conflicts` counts claims to a VIP that another has. The
+    setters return the names whose Service port or endpoints changed (never names without a Service), so that
+    their union is what the next sync must look at.
     """
 
     def __init__(self, zone: str = "") -> None:
         self.zone = zone
+        self.conflicts = 0
         self._ports: dict[ServicePortName, ServicePort] = {}
         self._names: dict[ServiceKey, tuple[ServicePortName, ...]] = {}
         self._owners: dict[tuple[str, int, str], ServicePortName] = {}
@@ -106,6 +107,7 @@ class ServiceMap(Mapping[ServicePortName, ServicePort]):
         if owner != name:
             if self._shadowed.get(name) != port:
                 log.warning("service %s: %s:%d/%s already belongs to %s; skipped", name, *vip, owner)
+                self.conflicts += 1
             self._shadowed[name] = port
             return self._drop(name)
         self._shadowed.pop(name, None)

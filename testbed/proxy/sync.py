@@ -58,6 +58,11 @@ class FamilySync:
             self.sync, min_interval_s=settings.min_sync_period_s, max_interval_s=settings.sync_period_s
         )
 
+    @property
+    def malformed(self) -> int:
+        """How many mistakes the API's objects had so far, claims to another's VIP included."""
+        return self.tracker.malformed + self._services.conflicts
+
     def listed(self, kind: str) -> None:
         """All `services` or `slices` there are have been told to the tracker."""
         self._awaited.discard(kind)

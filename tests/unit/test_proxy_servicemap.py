@@ -84,6 +84,7 @@ def test_a_virtual_address_belongs_to_the_first_service_that_claims_it() -> None
     services.set_service(KEY, [port(HTTP)])
     key, name = other("thief")
     assert services.set_service(key, [port(name)]) == set()
+    assert services.conflicts == 1
     assert list(services) == [HTTP]
     assert services.set_service(KEY, []) == {HTTP, name}
     assert list(services) == [name]
