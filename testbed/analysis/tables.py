@@ -133,7 +133,7 @@ def control_plane_table(findings: Findings) -> Table:
     """What a start with so many Services took, and one more Service."""
     return Table(
         title="Control plane",
-        columns=("lane", "event", "Services", "to traffic", "last sync", "rules", "proxy CPU", "proxy RSS"),
+        columns=("lane", "event", "Services", "to traffic", "sync", "rules", "proxy CPU", "proxy RSS"),
         rows=tuple(
             (
                 lane.lane + (f" (beside {DIRECT} only)" if lane.company else ""),

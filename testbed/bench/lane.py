@@ -10,10 +10,11 @@ import time
 from collections.abc import Mapping
 from contextlib import ExitStack, suppress
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from testbed.bench.meters import Meters, Reading, process_cpu_ns, resident_bytes
+from testbed.bench.meters import Meters, Reading, has_children, process_cpu_ns, resident_bytes
 from testbed.bench.probe import Target, wait_answer
 from testbed.cluster.cluster import LiveCluster, ProxyOptions
 from testbed.errors import ProcessDied, SysctlRefused
@@ -31,12 +32,17 @@ TRAFFIC_TIMEOUT_S = 600.0
 QUIET_TIMEOUT_S = 60.0
 QUIET_WINDOW_S = 0.1
 QUIET_SHARE = 0.1
-"""A proxy counts as idle once it uses less than this share of a CPU over a window."""
+"""A proxy counts as idle once it uses less than this share of a CPU over a window and runs no program."""
 
 NO_PERIODIC_SYNC = ("--iptables-sync-period=1h", "--ipvs-sync-period=1h")
 """A proxy that synced every 30 s for no reason would disturb the blocks of all lanes."""
 
 SYNC_SUM = "kubeproxy_sync_proxy_rules_duration_seconds_sum"
+SYNC_COUNT = "kubeproxy_sync_proxy_rules_duration_seconds_count"
+CHANGES_PENDING = (
+    "kubeproxy_sync_proxy_rules_service_changes_pending",
+    "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
+)
 RULES = "kubeproxy_sync_proxy_rules_iptables_total"
 RULES_WRITTEN = "kubeproxy_sync_proxy_rules_iptables_last"
 
@@ -178,6 +184,10 @@ class Lane:
     ) -> LaneRecord:
         last = self._service_target(self.services - 1, None)
         answered_ns = wait_answer(self.client, last, TRAFFIC_TIMEOUT_S, self.check_alive)
+        # Rules carry traffic a moment before the sync that wrote them has ended.
+        wait_until(
+            partial(self._has_synced, before), f"the proxy of lane {self.name} to sync", QUIET_TIMEOUT_S
+        )
         self.wait_quiet()
         metrics = self.metrics()
         sync_s = metrics.get(SYNC_SUM, 0.0) - before.get(SYNC_SUM, 0.0)
@@ -241,15 +251,22 @@ class Lane:
         proxy = self.cluster.proxies.get(self._node_name)
         return None if proxy is None else proxy.pid
 
+    def _has_synced(self, before: Mapping[str, float]) -> bool:
+        """Whether a sync has ended since the metrics `before`, and no change waits for another."""
+        self.check_alive()
+        metrics = self.metrics()
+        done = metrics.get(SYNC_COUNT, 0.0) > before.get(SYNC_COUNT, 0.0)
+        return done and not any(metrics.get(name) for name in CHANGES_PENDING)
+
     def _is_quiet(self) -> bool:
         self.check_alive()
         pid = self._proxy_pid
         before = None if pid is None else process_cpu_ns(pid)
         time.sleep(QUIET_WINDOW_S)
         after = None if pid is None else process_cpu_ns(pid)
-        if before is None or after is None:
+        if pid is None or before is None or after is None:
             raise ProcessDied(f"the proxy of lane {self.name}", None)
-        return after - before < QUIET_SHARE * QUIET_WINDOW_S * 1e9
+        return not has_children(pid) and after - before < QUIET_SHARE * QUIET_WINDOW_S * 1e9
 
 
 def _first_port(ports: list[dict[str, Any]], protocol: str | None) -> dict[str, Any]:

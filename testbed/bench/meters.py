@@ -121,6 +121,14 @@ def process_switches(pid: int) -> int | None:
     return sum(int(line.split()[-1]) for line in lines) if texts else None
 
 
+def has_children(pid: int) -> bool:
+    """Whether a process has started programs that still run; false where the kernel does not list them."""
+    lists = Path(f"/proc/{pid}/task").glob("*/children")
+    with suppress(OSError):
+        return any(path.read_text(encoding="ascii").strip() for path in lists)
+    return False
+
+
 def resident_bytes(pid: int) -> int | None:
     """Resident memory of a process; None if it is gone."""
     try:

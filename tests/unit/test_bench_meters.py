@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 
 from testbed.bench.meters import (
     Reading,
     conntrack_losses,
     cpu_ns,
+    has_children,
     process_cpu_ns,
     process_switches,
     resident_bytes,
@@ -61,6 +63,15 @@ def test_a_process_that_is_gone_has_no_counters() -> None:
     assert process_cpu_ns(GONE) is None
     assert process_switches(GONE) is None
     assert resident_bytes(GONE) is None
+
+
+def test_a_running_program_is_a_child_until_it_has_ended() -> None:
+    with subprocess.Popen(["sleep", "60"]) as program:
+        assert has_children(os.getpid())
+        program.kill()
+        program.wait()
+    assert not has_children(os.getpid())
+    assert not has_children(GONE)
 
 
 def test_our_own_switches_and_memory_are_counted() -> None:
