@@ -10,9 +10,10 @@ import logging
 
 from testbed.errors import MachineLacks
 from testbed.proxy.iptables.restore import Iptables, section
-from testbed.proxy.ipvs import ipsets, rules
+from testbed.proxy.ipvs import rules
 from testbed.proxy.ipvs.device import ServiceDevice
 from testbed.proxy.ipvs.diff import node_ports_of, own_servers
+from testbed.proxy.ipvs.ipsets import Ipsets
 from testbed.proxy.ipvs.model import NodeState
 from testbed.proxy.ipvs.table import IpvsTable
 from testbed.proxy.model import Family
@@ -28,19 +29,23 @@ def cleanup(settings: ProxySettings, *, active: str = "") -> None:
     Raises CommandFailed or NetlinkRefused when something that is there cannot be removed.
     """
     _remove_rules(settings, shared=active == "iptables")
-    try:
-        held = ipsets.read_sets()
-    except MachineLacks as lacking:
-        log.info("no ipsets to remove: %s", lacking)
-        held = {}
-    with ServiceDevice(settings.family) as device:
+    with ServiceDevice(settings.family) as device, Ipsets(settings.family) as ipsets:
+        held = _held_sets(ipsets)
         bound, node = device.addresses()
         _remove_servers(NodeState({}, bound, held), node, settings.family)
         device.remove(bound)
         if not _bound_elsewhere(settings.family):
             device.delete()
-    if held:
-        ipsets.destroy_sets(settings.family)
+        if held:
+            ipsets.destroy()
+
+
+def _held_sets(ipsets: Ipsets) -> dict[str, set[str]]:
+    try:
+        return ipsets.read()
+    except MachineLacks as lacking:
+        log.info("no ipsets to remove: %s", lacking)
+        return {}
 
 
 def _remove_rules(settings: ProxySettings, shared: bool) -> None:

@@ -74,7 +74,7 @@ def plan_service(
     """
     balancing = _balancing(port, node)
     internal = _reals(choice.internal(port))
-    outside = _reals(choice.external(port) or choice.cluster)
+    outside = _reals(choice.external(port) or choice.cluster) if port.externally_accessible else ()
     virtual = [(port.cluster_ip, internal)]
     virtual += [(address, outside) for address in (*port.external_ips, *port.load_balancer_ips)]
     protocol = port.name.protocol
@@ -102,7 +102,7 @@ def _balancing(port: ServicePort, node: NodeFacts) -> Balancing:
 
 
 def _reals(endpoints: Sequence[Endpoint]) -> tuple[RealServer, ...]:
-    return tuple(RealServer(endpoint.address, endpoint.port) for endpoint in endpoints)
+    return tuple([RealServer(endpoint.address, endpoint.port) for endpoint in endpoints])
 
 
 def _members(

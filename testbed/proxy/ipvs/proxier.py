@@ -13,11 +13,12 @@ from collections.abc import Collection, Iterable, Sequence
 
 from testbed.errors import NetlinkRefused, UserError
 from testbed.proxy.iptables.restore import Iptables
-from testbed.proxy.ipvs import ipsets, rules, sets
+from testbed.proxy.ipvs import rules, sets
 from testbed.proxy.ipvs.cleanup import cleanup
 from testbed.proxy.ipvs.device import ServiceDevice
 from testbed.proxy.ipvs.diff import Changes, compare, everything, node_ports_of, own_servers
 from testbed.proxy.ipvs.drain import CHECK_AFTER_S, Drain
+from testbed.proxy.ipvs.ipsets import Ipsets
 from testbed.proxy.ipvs.model import Live, NodeState, VirtualServer, parse_scheduler
 from testbed.proxy.ipvs.plan import NodeFacts, Touched, Wanted, plan_service
 from testbed.proxy.ipvs.schedulers import require_scheduler
@@ -48,6 +49,7 @@ class IpvsProxier:
         set_up_node(settings.family, settings.strict_arp)
         self._table = IpvsTable()
         self._device = ServiceDevice(settings.family)
+        self._ipsets = Ipsets(settings.family)
         self._iptables = Iptables(settings.family, settings.iptables_variant)
         self._rules = rules.render_rules(settings)
         self._rule_counts = rules.count_rules(self._rules)
@@ -73,6 +75,7 @@ class IpvsProxier:
         """Remove what this object installed."""
         self._table.close()
         self._device.close()
+        self._ipsets.close()
         cleanup(self._settings)
 
     def _partial_sync(self, services: ServiceMap, changed: Collection[ServicePortName]) -> SyncResult:
@@ -92,8 +95,9 @@ class IpvsProxier:
             self._plan(services, name, touched)
         own = self._own_servers(state)
         self._state = state
+        written = self._create_sets()
         changes = compare(self._wanted, state, everything(self._wanted, state, own, self._set_names))
-        written = self._write_members(changes.new_members, {}, self._missing_sets())
+        written += self._write_members(changes.new_members, {})
         self._iptables.restore(self._rules)
         self._iptables.ensure_jumps(rules.JUMPS)
         changes.new_members = {}
@@ -119,7 +123,7 @@ class IpvsProxier:
     def _read_state(self) -> NodeState:
         """What the kernel holds now, and which addresses the node has, which NodePorts depend on."""
         bound, addresses = self._device.addresses()
-        state = NodeState(self._table.read(), bound, ipsets.read_sets())
+        state = NodeState(self._table.read(), bound, self._ipsets.read())
         self._node = NodeFacts(
             self._settings.family,
             self._scheduler,
@@ -136,10 +140,15 @@ class IpvsProxier:
         excluded = [ipaddress.ip_network(cidr, strict=False) for cidr in self._settings.ipvs_exclude_cidrs]
         return {server for server in own if not _within(server.address, excluded)}
 
-    def _missing_sets(self) -> list[sets.SetKind]:
-        """The sets that do not exist yet; one that exists is used as it is."""
-        named = zip(self._set_names, sets.KINDS, strict=True)
-        return [kind for name, kind in named if name not in self._state.sets]
+    def _create_sets(self) -> int:
+        """Create the sets that do not exist yet; one that exists is used as it is."""
+        missing = [
+            kind
+            for name, kind in zip(self._set_names, sets.KINDS, strict=True)
+            if name not in self._state.sets
+        ]
+        self._state.sets.update((sets.set_name(kind, self._settings.family), set()) for kind in missing)
+        return self._ipsets.create(missing)
 
     def _apply(self, changes: Changes) -> int:
         """Make the changes in an order that interrupts nobody; the number of messages and lines.
@@ -196,21 +205,13 @@ class IpvsProxier:
         self._state.addresses.difference_update(gone)
         return removed
 
-    def _write_members(
-        self,
-        added: dict[str, list[str]],
-        removed: dict[str, list[str]],
-        missing: Sequence[sets.SetKind] = (),
-    ) -> int:
-        family = self._settings.family
-        creation = [sets.create_line(kind, family) for kind in missing]
-        lines = ipsets.write_sets(creation, added, removed)
-        self._state.sets.update((sets.set_name(kind, family), set()) for kind in missing)
+    def _write_members(self, added: dict[str, list[str]], removed: dict[str, list[str]]) -> int:
+        sent = self._ipsets.write(added, removed)
         for name, members in added.items():
             self._state.sets[name].update(members)
         for name, members in removed.items():
             self._state.sets[name].difference_update(members)
-        return lines
+        return sent
 
     def _set_timeouts(self) -> None:
         settings = self._settings

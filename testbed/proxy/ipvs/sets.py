@@ -1,12 +1,12 @@
-"""The ipsets of IPVS mode: their names, types and member syntax, and the text that `ipset` reads and writes.
+"""The ipsets of IPVS mode: their names, their types and what they are for.
 
-Owns kube-proxy's set names and comments. Must not run anything nor know Services.
+Owns kube-proxy's set names and comments. Must not know Services, nor how sets are written.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from testbed.proxy.model import Family
@@ -108,38 +108,3 @@ def source_nets(cidr: str) -> tuple[str, ...]:
 def _as_ipset_prints(network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
     whole = network.prefixlen == network.max_prefixlen
     return str(network.network_address if whole else network)
-
-
-def create_line(kind: SetKind, family: Family) -> str:
-    """The `ipset restore` line that makes one set."""
-    name = set_name(kind, family)
-    if kind.type == PORT:
-        return f"create {name} {kind.type} range 0-65535"
-    inet = "inet" if family is Family.IPV4 else "inet6"
-    return f"create {name} {kind.type} family {inet} hashsize 1024 maxelem {MAX_MEMBERS}"
-
-
-def restore_lines(
-    missing: Iterable[str], added: Mapping[str, Iterable[str]], removed: Mapping[str, Iterable[str]]
-) -> Iterator[str]:
-    """The lines for one `ipset -exist restore`: `create` lines, then members to add and to remove by set."""
-    yield from missing
-    for name, members in added.items():
-        for member in members:
-            yield f"add {name} {member}"
-    for name, members in removed.items():
-        for member in members:
-            yield f"del {name} {member}"
-
-
-def parse_save(text: str) -> dict[str, set[str]]:
-    """Read `ipset save`: the members of every set, by the set's name."""
-    sets: dict[str, set[str]] = {}
-    for line in text.splitlines():
-        verb, _, rest = line.partition(" ")
-        name, _, value = rest.partition(" ")
-        if verb == "create":
-            sets[name] = set()
-        elif verb == "add":
-            sets[name].add(value.split(" ", 1)[0])
-    return sets
