@@ -11,6 +11,7 @@ import logging
 import random
 import socket
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import quote, urlencode, urlsplit
@@ -78,30 +79,20 @@ class ApiServer:
 
     def get(self, path: str, **query: str) -> Object:
         """Fetch one object or list. Raises ApiRefused, OSError when unreachable."""
-        connection, response = self.open(path, query, _LIST_TIMEOUT_S)
-        try:
-            document: Object = orjson.loads(response.read())
-        except ValueError as error:
-            raise ApiRefused(response.status, f"no JSON ({error})") from error
-        finally:
-            connection.close()
-        return document
+        return document(self.ask(path, query))
 
-    def open(
-        self, path: str, query: dict[str, str], timeout_s: float
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """Send a GET and return the connection with its answer, whose body is not read yet."""
+    def ask(
+        self, path: str, query: Mapping[str, str], timeout_s: float = _LIST_TIMEOUT_S
+    ) -> http.client.HTTPConnection:
+        """Send a GET; the answer waits in the connection. `timeout_s` is for each read of it."""
         connection = self._connect()
         try:
             connection.request("GET", f"{path}?{urlencode(query)}", headers=self._headers())
             connection.sock.settimeout(timeout_s)
-            response = connection.getresponse()
-            if response.status != http.client.OK:
-                raise ApiRefused(response.status, response.read(2000).decode(errors="replace").strip())
         except BaseException:
             connection.close()
             raise
-        return connection, response
+        return connection
 
     def _connect(self) -> http.client.HTTPConnection:
         place = urlsplit(self.url)
@@ -126,6 +117,26 @@ class ApiServer:
             with open(self.token_file, encoding="ascii") as file:  # noqa: PTH123  pathlib is slower to import
                 headers["Authorization"] = f"Bearer {file.read().strip()}"
         return headers
+
+
+def document(connection: http.client.HTTPConnection) -> Object:
+    """The JSON that a request is answered with; closes the connection. Raises ApiRefused."""
+    try:
+        response = _accepted(connection)
+        body: Object = orjson.loads(response.read())
+    except ValueError as error:
+        raise ApiRefused(http.client.OK, f"no JSON ({error})") from error
+    finally:
+        connection.close()
+    return body
+
+
+def _accepted(connection: http.client.HTTPConnection) -> http.client.HTTPResponse:
+    """The answer, its body not yet read, if the server said yes."""
+    response = connection.getresponse()
+    if response.status != http.client.OK:
+        raise ApiRefused(response.status, response.read(2000).decode(errors="replace").strip())
+    return response
 
 
 class Reflector:
@@ -189,18 +200,20 @@ class Reflector:
         """Tell the sink of every object, page by page, and of those that are gone."""
         names: set[tuple[str, str]] = set()
         query = {**self._query, "limit": str(PAGE_SIZE)}
+        asked = self._server.ask(self._path, query)
         while True:
-            page = self._server.get(self._path, **query)
+            page = document(asked)
+            meta = page.get("metadata") or {}
+            if more := meta.get("continue"):  # the server prepares the next page while we read this one
+                asked = self._server.ask(self._path, {**query, "continue": more})
             for item in page.get("items") or ():
                 if name := _name_of(item):
                     names.add(name)
                     self._sink.update(item)
                 else:
                     log.warning("%s lists something without a name: %.200r", self._path, item)
-            meta = page.get("metadata") or {}
-            if not meta.get("continue"):
+            if not more:
                 break
-            query["continue"] = meta["continue"]
         self._version = meta.get("resourceVersion", "") or "0"
         self._sink.listed(names)
         self._sink.settled()
@@ -215,10 +228,11 @@ class Reflector:
             "resourceVersion": self._version,
             "timeoutSeconds": str(seconds),
         }
-        connection, response = self._server.open(self._path, query, seconds + 30.0)
+        connection = self._server.ask(self._path, query, seconds + 30.0)
         told = False
         rest = b""
         try:
+            response = _accepted(connection)
             while data := response.read1(_READ_BYTES):
                 *lines, rest = (rest + data).split(b"\n")
                 for line in filter(None, lines):
