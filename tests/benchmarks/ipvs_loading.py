@@ -53,7 +53,8 @@ class _Bench:
         self._namespace = Namespace.create("load")
         self._namespace.run(stop_estimation)
         self._way, self._turn = way, 0
-        if way == "bare":
+        if way != "proxier":
+            self._acknowledged = 1 if way == "acknowledged" else _BATCH
             self._namespace.run(self._prepare_bare, services, endpoints)
             return
         self._services = ServiceMap()
@@ -63,10 +64,11 @@ class _Bench:
 
     def load(self) -> dict[str, int]:
         """Load all Services; how many messages and lines that took."""
-        if self._way == "bare":
+        if self._way != "proxier":
             for sock, chunk in self._chunks:
                 sock.sendall(chunk)
-                _wait_for_acknowledgement(sock)
+                for _ in range(_BATCH // self._acknowledged):
+                    _wait_for_acknowledgement(sock)
             return {"written": len(self._chunks) * _BATCH}
         result = self._namespace.run(self._proxier.sync, self._services, None)
         return {"written": result.rules_written}
@@ -81,7 +83,7 @@ class _Bench:
 
     def end(self) -> dict[str, int]:
         """Let the namespace go; the memory that this process has needed so far, in KiB."""
-        if self._way != "bare":
+        if self._way == "proxier":
             self._namespace.run(self._proxier.close)
         for sock in {sock for sock, _ in self.__dict__.pop("_chunks", [])}:
             sock.close()
@@ -100,7 +102,10 @@ class _Bench:
         table = [Message(family, 0, payload, "") for payload in _payloads(services, endpoints)]
         index = socket.if_nametoindex("kube-ipvs0")
         addresses = [address_add(index, f"{_vip(number)}/32") for number in range(services)]
-        self._chunks = [*_packed(ipvs, table), *_packed(route, addresses)]
+        self._chunks = [
+            *_packed(ipvs, table, self._acknowledged),
+            *_packed(route, addresses, self._acknowledged),
+        ]
 
 
 def _payloads(services: int, endpoints: int) -> Iterator[bytes]:
@@ -114,11 +119,18 @@ def _payloads(services: int, endpoints: int) -> Iterator[bytes]:
             yield encoder.new(RealServer(endpoint.address, endpoint.port))
 
 
-def _packed(sock: socket.socket, batch: list[Message]) -> Iterator[tuple[socket.socket, bytes]]:
+def _packed(
+    sock: socket.socket, batch: list[Message], acknowledged: int
+) -> Iterator[tuple[socket.socket, bytes]]:
+    """Messages in chunks, every `acknowledged`th of which the kernel is asked to acknowledge."""
     for start in range(0, len(batch), _BATCH):
-        *front, last = batch[start : start + _BATCH]
-        packed = [message.pack(number) for number, message in enumerate(front)]
-        yield sock, b"".join([*packed, last.pack(_BATCH, NLM_F_ACK)])
+        chunk = enumerate(batch[start : start + _BATCH], 1)
+        yield (
+            sock,
+            b"".join(
+                message.pack(number, 0 if number % acknowledged else NLM_F_ACK) for number, message in chunk
+            ),
+        )
 
 
 def _wait_for_acknowledgement(sock: socket.socket) -> None:

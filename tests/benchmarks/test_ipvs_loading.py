@@ -1,9 +1,10 @@
 """What it costs to load Services into IPVS, beside the same netlink messages sent bare, in user-mode Linux.
 
-Both ways run in one guest, turn by turn. The proxier's time holds everything from a filled service map to
-traffic: planning, comparing, virtual and real servers, addresses, ipsets and rules. The second group is one
-endpoint's swap: it must not depend on the number of Services. Without --benchmark-enable a few Services show
-that both ways work.
+All ways run in one guest, turn by turn. `bare` has the last of a hundred messages acknowledged, as the
+proxier does; `acknowledged` every one, as netlink libraries do. The proxier's time holds everything from a
+filled service map to traffic: planning, comparing, virtual and real servers, addresses, ipsets and rules. The
+second group is one endpoint's swap: it must not depend on the number of Services. Without --benchmark-enable
+a few Services show that all ways work.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from testbed.kernel import Job, UmlKernel
 pytestmark = pytest.mark.guest
 
 ANSWER_S = 240.0
+# Multiples of a batch, so that its last message is the one that is acknowledged.
 SIZES = [(1000, 10), (5000, 10), (10000, 3)]
 
 
@@ -46,10 +48,10 @@ def loader() -> Iterator[Loader]:
         yield Loader(session)
 
 
-@pytest.mark.parametrize("way", ["bare", "proxier"])
+@pytest.mark.parametrize("way", ["bare", "acknowledged", "proxier"])
 @pytest.mark.parametrize("size", SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def test_load(benchmark: BenchmarkFixture, loader: Loader, size: tuple[int, int], way: str) -> None:
-    services, endpoints = size if benchmark.enabled else (20, 3)
+    services, endpoints = size if benchmark.enabled else (100, 2)
     benchmark.group = f"load {services} x {endpoints}"
     written = []
 
@@ -61,7 +63,7 @@ def test_load(benchmark: BenchmarkFixture, loader: Loader, size: tuple[int, int]
 
     benchmark.pedantic(load, setup=prepare, rounds=3 if benchmark.enabled else 1)
     benchmark.extra_info.update(loader("end"), written=written[0])
-    assert way == "bare" or min(written) >= services * (endpoints + 2)
+    assert way != "proxier" or min(written) >= services * (endpoints + 2)
 
 
 @pytest.mark.parametrize("services", [100, 5000])

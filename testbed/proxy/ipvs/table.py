@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Self
 
 from testbed.errors import MachineLacks, NetlinkRefused
-from testbed.net.netlink import NETLINK_GENERIC, Message, NetlinkSocket
+from testbed.net.netlink import MOST_IN_A_BATCH, NETLINK_GENERIC, Message, NetlinkSocket
 from testbed.proxy.ipvs import messages, procfile
 from testbed.proxy.ipvs.messages import RealServerEncoder
 from testbed.proxy.ipvs.model import Balancing, Live, RealServer, Status, VirtualServer
@@ -89,7 +90,7 @@ class IpvsTable:
     def set_timeouts(self, tcp_s: int, tcp_fin_s: int, udp_s: int) -> None:
         """Set the namespace's connection timeouts; 0 keeps what the kernel has."""
         payload = messages.timeouts_payload(tcp_s, tcp_fin_s, udp_s)
-        self._send([self._message(payload, "set IPVS connection timeouts")])
+        self._send(iter([self._message(payload, "set IPVS connection timeouts")]))
 
     def take_bytes_written(self) -> int:
         """Bytes of messages since the last call."""
@@ -144,11 +145,19 @@ class IpvsTable:
         self._bytes += len(payload)
         return Message(self._family, 0, payload, what)
 
-    def _send(self, batch: Iterable[Message], accept: Collection[int] = ()) -> int:
-        """Send all of it, whatever is refused, then raise the first refusal that is not in `accept`."""
-        sent = list(batch)
-        results = self._socket.send_batch(sent, accept=_ANY)
-        for index, refusal in enumerate(results):
-            if refusal and refusal not in accept:
-                raise NetlinkRefused(refusal, sent[index].what, index)
-        return len(sent)
+    def _send(self, batch: Iterator[Message], accept: Collection[int] = ()) -> int:
+        """Send all of it, whatever is refused, then raise the first refusal that is not in `accept`.
+
+        Messages are made chunk by chunk: fresh memory for all at once would cost more than making them.
+        """
+        sent = 0
+        first: NetlinkRefused | None = None
+        while chunk := list(islice(batch, MOST_IN_A_BATCH)):
+            results = self._socket.send_batch(chunk, accept=_ANY)
+            for index, refusal in enumerate(results):
+                if refusal and refusal not in accept and first is None:
+                    first = NetlinkRefused(refusal, chunk[index].what, sent + index)
+            sent += len(chunk)
+        if first is not None:
+            raise first
+        return sent
