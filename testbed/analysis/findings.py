@@ -13,6 +13,7 @@ from typing import Any
 from testbed.analysis.balance import Balance, of_cell, of_record
 from testbed.analysis.effects import Identical, LaneEffect, PairEffect, identical, lane_effects, pair_effects
 from testbed.analysis.interference import Interference, interferences
+from testbed.analysis.noise import NoiseSummary, quiet_blocks, read_noise
 from testbed.analysis.rounds import DIRECT, cells_of
 from testbed.analysis.scaling import Scaling, scalings
 from testbed.results.format import FAILED, REJECTED, LaneRecord
@@ -35,6 +36,7 @@ class Findings:
     interferences: tuple[Interference, ...]
     lanes: tuple[LaneRecord, ...]
     blocks: int
+    noise: NoiseSummary | None
     rejected: Mapping[str, int]
     failed: Mapping[str, int]
 
@@ -45,7 +47,8 @@ class Findings:
 
 def analyse(run: Run) -> Findings:
     """Ask everything of a run; a run that was stopped gives the answers it holds."""
-    cells = cells_of(run.blocks)
+    quiet, noise = quiet_blocks(run.blocks, read_noise(run.directory))
+    cells = cells_of(quiet)
     effects = [effect for cell in cells for effect in lane_effects(cell)]
     lanes_of_modes = dict.fromkeys(effect.lane for effect in effects if effect.lane == effect.mode)
     return Findings(
@@ -66,6 +69,7 @@ def analyse(run: Run) -> Findings:
         interferences=tuple(interferences(cells)),
         lanes=run.lanes,
         blocks=len(run.blocks),
+        noise=noise,
         rejected=Counter(_short(block.reason) for block in run.blocks if block.status == REJECTED),
         failed=Counter(_short(block.reason) for block in run.blocks if block.status == FAILED),
     )

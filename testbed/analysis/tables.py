@@ -199,6 +199,12 @@ def _caption(findings: Findings) -> Iterator[str]:
             yield f"Lane {lane.lane} ended at {place} and is measured no further: {reason}."
     kept = f"{findings.blocks:,} blocks, {_reasons('rejected and redone', findings.rejected)}"
     yield f"{kept}, {_reasons('failed', findings.failed)}."
+    if noise := findings.noise:
+        yield (
+            f"The host meanwhile: CPU pressure {noise.pressure:.0%} (worst block "
+            f"{noise.worst_pressure:.0%}), {noise.busy_cpus:.1f} CPUs busy, steal {noise.steal:.1%}; "
+            f"{noise.left_out} blocks left out for it."
+        )
     for pair in findings.identicals:
         state = "covers 1.00" if pair.unbiased else "MISSES 1.00: the instrument is biased there"
         yield (
