@@ -7,7 +7,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
-from smallcluster import CLUSTER_CIDRS, NODES, OUTSIDE, SmallCluster, address6, endpoint
+from smallcluster import CLUSTER_CIDRS, NODES, SmallCluster, address6, endpoint
 
 from testbed.net.measuring import measuring_sysctls
 from testbed.net.process import run
@@ -37,10 +37,6 @@ class Node:
         self.cluster = cluster
         self.settings = settings
         self.services = ServiceMap()
-        # Rules are consulted only for packets that have a route: real nodes have one to everywhere.
-        six = settings.family is Family.IPV6
-        router = address6(OUTSIDE) if six else OUTSIDE
-        self.sh("ip", "-6" if six else "-4", "route", "replace", "default", "via", router)
         measuring_sysctls(cluster.node)  # no limit to the rate of ICMP errors, which tell of refusals
         self.start_proxier()
         self._delta = Delta()

@@ -12,7 +12,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from smallcluster import (
     CLUSTER_CIDRS,
     NODES,
-    OUTSIDE,
     PODS,
     PORT,
     SmallCluster,
@@ -38,7 +37,6 @@ class Lab:
         self.log = directory / "proxy.log"
         self._stack = ExitStack()
         self.start_api()
-        self.sh("ip", "route", "add", "default", "via", OUTSIDE)
         measuring_sysctls(cluster.node)
 
     def start_api(self) -> None:

@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from smallcluster import CLUSTER_CIDRS, NODES, OUTSIDE, PODS, PORT, SmallCluster, small_cluster
+from smallcluster import CLUSTER_CIDRS, NODES, PODS, PORT, SmallCluster, small_cluster
 
 from testbed.cluster.apiclient import ApiClient
 from testbed.cluster.controlplane import start_control_plane
@@ -48,7 +48,6 @@ class Bench:
         self._cluster: SmallCluster = self._stack.enter_context(small_cluster(directory))
         self.node = self._cluster.node
         measuring_sysctls(self.node)
-        run(["ip", "route", "add", "default", "via", OUTSIDE], namespace=self.node)
         plane = start_control_plane([self.node], socket_path=directory / "s", log=directory / "log")
         self._stack.enter_context(plane)
         self._api = self._stack.enter_context(ApiClient(directory / "s"))
