@@ -12,8 +12,8 @@ from collections.abc import Callable, Collection, Mapping
 
 from testbed.errors import MachineLacks, SysctlRefused
 from testbed.net.namespace import write_sysctl
-from testbed.proxy.iptables import base, names
-from testbed.proxy.iptables.restore import CANARY, Iptables
+from testbed.proxy.iptables import base, canary, names
+from testbed.proxy.iptables.restore import Iptables
 from testbed.proxy.iptables.transaction import Book, Transaction
 from testbed.proxy.model import Family, ServicePortName
 from testbed.proxy.proxier import ProxySettings, SyncResult
@@ -48,6 +48,7 @@ class IptablesProxier:
     ) -> None:
         self._settings = settings
         self._iptables = iptables or Iptables(settings.family, settings.iptables_variant)
+        self._canary = canary.Canary(self._iptables, TABLES)
         self._clock = clock
         self._book = Book(settings)
         self._full_due = True
@@ -103,8 +104,7 @@ class IptablesProxier:
         if now - self._looked_at < self._settings.sync_period_s * 0.9:  # the timer may be a little early
             return False
         self._looked_at = now
-        gone = [table for table in TABLES if not self._iptables.canary_sings(table)]
-        if gone:
+        if gone := self._canary.flushed():
             log.warning(
                 "rules were flushed from outside (tables: %s); writing all of them again", ", ".join(gone)
             )
@@ -131,7 +131,7 @@ def cleanup(settings: ProxySettings, *, active: str = "") -> None:
 def _remove(iptables: Iptables, keep: Mapping[str, Collection[str]]) -> None:
     """Remove this mode's chains, except those in `keep`."""
     for table in TABLES:
-        ours = {CANARY, *base.CHAINS.get(table, ())}.difference(keep.get(table, ()))
+        ours = {canary.CHAIN, *base.CHAINS.get(table, ())}.difference(keep.get(table, ()))
         iptables.remove_chains(table, ours, names.SERVICE_PREFIXES)
 
 

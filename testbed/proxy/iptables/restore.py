@@ -18,10 +18,6 @@ from testbed.net.tools import find_tool
 from testbed.proxy.model import Family
 
 VARIANTS = ("auto", "legacy", "nft")
-CANARY = "KUBE-PROXY-CANARY"
-CANARY_RULE = f"-A {CANARY} -j RETURN"
-"""A chain in every table with one harmless rule: when either is gone, somebody flushed the table."""
-
 _LOCK_WAIT_S = 5  # kube-proxy's -w
 _RESTORE_TIMEOUT_S = 900.0  # the nft variant takes minutes for some ten thousand rules
 
@@ -102,11 +98,6 @@ class Iptables:
         present = chains_in(saved)
         doomed = present.intersection(chains) | {chain for chain in present if chain.startswith(prefixes)}
         self._restore_sections([(table, removal(saved, doomed))])
-
-    def canary_sings(self, table: str) -> bool:
-        """False when the table was flushed since the canary chain was written."""
-        listed = self.call(table, "-S", CANARY, check=False)
-        return listed.exit_status == 0 and f"-A {CANARY} " in listed.stdout
 
     def _restore_sections(self, sections: Iterable[tuple[str, Sequence[str]]]) -> None:
         text = "".join(section(table, lines) for table, lines in sections if lines)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain as concatenated
 from typing import NamedTuple
 
-from testbed.proxy.iptables import base, names
+from testbed.proxy.iptables import base, canary, names
 from testbed.proxy.iptables.render import (
     FILTER_EXTERNAL,
     FILTER_FIREWALL,
@@ -22,7 +22,7 @@ from testbed.proxy.iptables.render import (
     Place,
     render_service,
 )
-from testbed.proxy.iptables.restore import CANARY, CANARY_RULE, chains_in, missing_jumps
+from testbed.proxy.iptables.restore import chains_in, missing_jumps
 from testbed.proxy.model import ServicePortName
 from testbed.proxy.proxier import ProxySettings
 from testbed.proxy.servicemap import ServiceMap
@@ -94,16 +94,16 @@ class Book:
         written = {name: self._render(services, name, own) for name in services}
         alive = {chain for entry in written.values() for chain in entry.chains}
         stale = set(filter(names.is_service_chain, chains_in(saved["nat"]) - alive))
-        text = _section("mangle", [CANARY], b"", [CANARY_RULE])
+        text = _section("mangle", [canary.CHAIN], b"", [canary.RULE])
         rules = {}
         for table, chains in base.CHAINS.items():
             jumps = missing_jumps([jump for jump in base.JUMPS if jump.table == table], saved[table])
             common = self._common(written.values(), table, _COMMON)
-            lines = [CANARY_RULE, *jumps, *self._base[table], *common]
+            lines = [canary.RULE, *jumps, *self._base[table], *common]
             if table == "nat":
-                text += _section(table, [CANARY, *chains, *alive], own, lines, stale)
+                text += _section(table, [canary.CHAIN, *chains, *alive], own, lines, stale)
             else:
-                text += _section(table, [CANARY, *chains], b"", lines)
+                text += _section(table, [canary.CHAIN, *chains], b"", lines)
             rules[table] = len(self._base[table]) + len(common)
         rules["nat"] += sum(entry.own_rules for entry in written.values())
         return Transaction(text, rules, written, full=True)
