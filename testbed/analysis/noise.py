@@ -7,6 +7,7 @@ of running totals (`noise.csv`); must not know lanes.
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,9 @@ TOO_MUCH_PRESSURE = 0.25
 TOO_MUCH_STEAL = 0.05
 ABOVE_USUAL = 2.0
 """A block is left out where CPU pressure (the share of time in which some task waited for a CPU) is above
-`TOO_MUCH_PRESSURE` and above so many times the run's median, or steal above `TOO_MUCH_STEAL` of a CPU."""
+`TOO_MUCH_PRESSURE` and above so many times the median of its own lane and cell, or steal above
+`TOO_MUCH_STEAL` of a CPU. Its own lane, because on the host's kernel some modes make more pressure than others,
+and must not be left out for that."""
 
 NS_PER_US = 1000.0
 TICKS_PER_S = 100.0
@@ -93,17 +96,28 @@ def quiet_blocks(
     if noise is None or not counting:
         return every, None
     pressure, steal = noise.pressure(counting), noise.steal(counting)
-    usual = float(np.median(pressure))
-    loud = (pressure > max(TOO_MUCH_PRESSURE, ABOVE_USUAL * usual)) | (steal > TOO_MUCH_STEAL)
+    bearable = np.maximum(TOO_MUCH_PRESSURE, ABOVE_USUAL * _usual(counting, pressure))
+    loud = (pressure > bearable) | (steal > TOO_MUCH_STEAL)
     left_out = {block.id for block, out in zip(counting, loud, strict=True) if out}
     summary = NoiseSummary(
-        pressure=usual,
+        pressure=float(np.median(pressure)),
         worst_pressure=float(pressure.max()),
         busy_cpus=float(np.median(noise.busy(counting))),
         steal=float(np.median(steal)),
         left_out=len(left_out),
     )
     return [block for block in every if block.id not in left_out], summary
+
+
+def _usual(blocks: Sequence[BlockRecord], pressure: Floats) -> Floats:
+    """For each block, the median pressure of its lane's blocks in its cell."""
+    groups: dict[object, list[int]] = defaultdict(list)
+    for place, block in enumerate(blocks):
+        groups[block.company, block.lane, block.cell].append(place)
+    usual = np.zeros(len(blocks))
+    for places in groups.values():
+        usual[places] = np.median(pressure[places])
+    return usual
 
 
 def _column(rows: Sequence[dict[str, str]], name: str) -> Floats:

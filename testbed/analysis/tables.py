@@ -156,7 +156,6 @@ def control_plane_table(findings: Findings) -> Table:
 
 def interference_table(findings: Findings) -> Table:
     """What the lanes did to each other, where that was measured."""
-    words = {True: "disturbed", False: wording.NOT_RESOLVABLE, None: "no twin to judge by"}
     return Table(
         title="Interference: a lane beside all others against the lane alone",
         columns=("cell", "lane", "alone µs", "beside all µs", "shift µs [95 %]", "verdict"),
@@ -167,7 +166,7 @@ def interference_table(findings: Findings) -> Table:
                 wording.number(found.alone_us.value),
                 wording.number(found.together_us.value),
                 f"{wording.signed(found.shift_us.value)} {wording.bounds(found.shift_us, sign=True)}",
-                words[found.disturbed],
+                _judged(found.shift_us, found.disturbed) or "disturbed",
             )
             for found in findings.interferences
         ),
@@ -299,11 +298,16 @@ def _plain(value: Any) -> Any:
 
 
 def _verdict(ours: str, theirs: str, difference: Interval, resolvable: bool | None) -> str:
+    return _judged(difference, resolvable) or f"{ours if difference.value < 0 else theirs} is cheaper"
+
+
+def _judged(effect: Interval, resolvable: bool | None) -> str:
+    """Why an effect is none, or nothing where it is one."""
+    if not math.isfinite(effect.half_width):
+        return "too few rounds"
     if resolvable is None:
         return "no twin to judge by"
-    if not resolvable:
-        return wording.NOT_RESOLVABLE
-    return f"{ours if difference.value < 0 else theirs} is cheaper"
+    return "" if resolvable else wording.NOT_RESOLVABLE
 
 
 def _duration(duration_ns: int | None) -> str:

@@ -36,7 +36,7 @@ _CHUNK_BYTES = 65536
 def main(arguments: dict[str, Any], line: Line) -> int:
     """Job entry: build the cluster in `arguments`, then serve the line until it closes or says stop."""
     topology = Topology.model_validate(arguments["topology"])
-    options = ProxyOptions.of(topology, mode=arguments["mode"], start="exec")
+    options = ProxyOptions.of(topology, mode=arguments["mode"], start="exec", nodes="all")
     line.send({"event": "stage", "name": "building"})
     with LiveCluster(topology, options) as cluster, Kubelet(cluster):
         cluster.wait_synced()

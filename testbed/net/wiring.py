@@ -4,7 +4,8 @@ Owns the topology of links, addresses, routes and neighbours. Pure: attachments 
 the namespace that a function is named after; `fabric` sends them. Must not know Services or proxies.
 
     underlay    one namespace with a bridge; eth0 of every node and of the outside client is a port of it
-    node        eth0, and a bridge cni0 with the gateway's address; routes to the other nodes' pod networks
+    node        eth0, and a bridge cni0 with the gateway's address; routes to the other nodes' pod
+                networks, and a default route to the outside client
     pod         eth0, a port of its node's cni0, with a /32 and a default route through the gateway
     outside     eth0 on the underlay, and a default route through the first node
 
@@ -118,8 +119,14 @@ class Wiring:
         ]
 
     def node(self, node: NodeAttachment) -> list[Message]:
-        """A node's place on the underlay, once it is plugged in, and its ways to all other pods."""
+        """A node's place on the underlay, once it is plugged in, and its ways to all other pods.
+
+        Everything else goes to the outside client: without a route for it, the kernel would refuse a
+        connection to a ClusterIP from the node itself before any rule could translate it.
+        """
         messages = self._station(node)
+        ways = zip(_EVERYWHERE, self.outside.addresses, strict=False)
+        messages += [route_add(everywhere, index=ETH0_INDEX, gateway=outside) for everywhere, outside in ways]
         for other in self.nodes:
             if other is not node:
                 for address, network in zip(other.addresses, other.pod_networks, strict=True):

@@ -18,7 +18,7 @@ MANIFEST = Path(__file__).parents[3] / "shared/manifests/online-boutique.yaml"
 KERNELS_AND_MODES = [
     ("host", "iptables"),
     ("host", "userspace"),
-    pytest.param("uml", "ipvs", marks=pytest.mark.guest),
+    pytest.param(("uml", "ipvs"), marks=pytest.mark.guest),
 ]
 
 
@@ -33,13 +33,13 @@ def run_testbed(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="module", params=KERNELS_AND_MODES, ids=lambda pair: "-".join(pair))
+@pytest.fixture(scope="module", params=KERNELS_AND_MODES, ids="-".join)
 def lab(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     kernel, mode = request.param
     topology = Topology(
         nodes=2,
         deployments=[Deployment(name="web", replicas=3, ports=[8080])],
-        services=[Service(name="web", port=80, target_port=8080, selector={"app": "web"})],
+        services=[Service(name="web", ports=[{"port": 80, "target_port": 8080}], selector={"app": "web"})],
     )
     with Cluster(topology, mode=mode, kernel=kernel) as cluster:
         yield cluster
@@ -98,7 +98,7 @@ print(urllib.request.urlopen(request).status)
     node = lab.node("node1")
     assert node.run([sys.executable, "-c", scale.replace("REPLICAS", "5")]).stdout == "200\n"
     wait = (
-        "for i in $(seq 200); do curl -sS -m 10 http://web || true; sleep 0.1; done | awk -F'\"' '{print $4}'"
+        "for i in $(seq 60); do curl -sS -m 10 http://web || true; sleep 0.05; done | awk -F'\"' '{print $4}'"
     )
     seen = set(lab.pod("client").run(wait + " | sort -u").stdout.split())
     assert len(seen) == 5
@@ -106,8 +106,9 @@ print(urllib.request.urlopen(request).status)
 
 
 @pytest.mark.skipif(not MANIFEST.exists(), reason="the folder with real manifests is not beside the project")
-@pytest.mark.parametrize(("kernel", "mode"), KERNELS_AND_MODES)
-def test_the_online_boutique_answers_at_a_cluster_ip(kernel: str, mode: str) -> None:
+@pytest.mark.parametrize("kernel_and_mode", KERNELS_AND_MODES, ids="-".join)
+def test_the_online_boutique_answers_at_a_cluster_ip(kernel_and_mode: tuple[str, str]) -> None:
+    kernel, mode = kernel_and_mode
     done = run_testbed(
         "up", str(MANIFEST), "--mode", mode, "--kernel", kernel,
         "-c", "services",

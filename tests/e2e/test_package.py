@@ -31,4 +31,4 @@ def test_the_wheel_carries_every_module_and_its_command_runs_from_it(tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "Usage: testbed" in done.stdout
+    assert "Commands" in done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def one_after_another() -> list[BlockRecord]:
     return [replace(record, unix_ns=number * 200 * MS) for number, record in enumerate(records)]
 
 
-def a_record(directory: Path, until_ns: int, loud: range = range(0), steal: range = range(0)) -> None:
+def a_record(directory: Path, until_ns: int, loud: Container[int] = (), steal: Container[int] = ()) -> None:
     """Samples every 50 ms: 10 % pressure, all the time within `loud`; half a CPU stolen within `steal`."""
     lines, pressure_us, steal_ticks = [HEADER], 0.0, 0.0
     for time_ns in range(0, until_ns, 50 * MS):
@@ -71,6 +72,18 @@ def test_a_host_that_is_always_busy_is_no_reason_to_leave_everything_out(tmp_pat
     assert kept == records
     assert summary is not None
     assert summary.worst_pressure == pytest.approx(1.0, abs=0.01)
+
+
+def test_a_lane_that_makes_pressure_itself_is_not_left_out_for_it(tmp_path: Path) -> None:
+    records = one_after_another()
+    own = [
+        block.unix_ns + step * 50 * MS for block in records if block.lane == "userspace" for step in range(3)
+    ]
+    a_record(tmp_path, 60_000 * MS, loud=own)
+
+    kept, _ = quiet_blocks(records, read_noise(tmp_path))
+
+    assert kept == records
 
 
 def test_the_report_says_what_the_host_did(tmp_path: Path) -> None:

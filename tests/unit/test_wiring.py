@@ -41,6 +41,8 @@ def test_a_node_knows_its_neighbours_and_the_way_to_their_pods() -> None:
         "add neighbour fd00:172:18::2",
         "add neighbour 172.18.255.254",
         "add neighbour fd00:172:18::fffe",
+        "add route 0.0.0.0/0 via 172.18.255.254",
+        "add route ::/0 via fd00:172:18::fffe",
         "add route 10.244.2.0/24 via 172.18.0.2",
         "add route fd00:10:244:2::/64 via fd00:172:18::2",
     ]
