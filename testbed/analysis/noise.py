@@ -22,8 +22,8 @@ TOO_MUCH_STEAL = 0.05
 ABOVE_USUAL = 2.0
 """A block is left out where CPU pressure (the share of time in which some task waited for a CPU) is above
 `TOO_MUCH_PRESSURE` and above so many times the median of its own lane and cell, or steal above
-`TOO_MUCH_STEAL` of a CPU. Its own lane, because on the host's kernel some modes make more pressure than others,
-and must not be left out for that."""
+`TOO_MUCH_STEAL` of a CPU. Its own lane, because on the host's kernel some modes make more pressure than
+others, and must not be left out for that."""
 
 NS_PER_US = 1000.0
 TICKS_PER_S = 100.0
