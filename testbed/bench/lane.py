@@ -39,6 +39,7 @@ NO_PERIODIC_SYNC = ("--iptables-sync-period=1h", "--ipvs-sync-period=1h")
 
 SYNC_SUM = "kubeproxy_sync_proxy_rules_duration_seconds_sum"
 SYNC_COUNT = "kubeproxy_sync_proxy_rules_duration_seconds_count"
+SYNC_COUNT = "kubeproxy_sync_proxy_rules_duration_seconds_count"
 CHANGES_PENDING = (
     "kubeproxy_sync_proxy_rules_service_changes_pending",
     "kubeproxy_sync_proxy_rules_endpoint_changes_pending",
@@ -187,6 +188,12 @@ class Lane:
         # Rules carry traffic a moment before the sync that wrote them has ended.
         wait_until(
             partial(self._has_synced, before), f"the proxy of lane {self.name} to sync", QUIET_TIMEOUT_S
+        )
+        # Traffic flows before the sync that let it has ended and been counted.
+        wait_until(
+            lambda: self.metrics().get(SYNC_COUNT, 0.0) > before.get(SYNC_COUNT, 0.0),
+            f"the proxy of lane {self.name} to finish its sync",
+            TRAFFIC_TIMEOUT_S,
         )
         self.wait_quiet()
         metrics = self.metrics()
