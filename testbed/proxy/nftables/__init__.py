@@ -1,0 +1,1 @@
+"""nftables mode: Services as verdict maps and chains, changed by transactions as small as their change."""
