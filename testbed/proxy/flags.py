@@ -21,7 +21,7 @@ from testbed.proxy.proxier import ProxySettings
 
 log = logging.getLogger(__name__)
 
-MODES = ("iptables", "ipvs", "userspace")
+MODES = ("iptables", "ipvs", "nftables", "userspace")
 
 # Flags of the real kube-proxy that change nothing here: True if they take a value.
 _IGNORED = {

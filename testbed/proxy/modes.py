@@ -22,13 +22,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Mode:
-    """One mode: `proxier` and `cleanup` are `module:name`; it leaves a nat chain or a link of these names."""
+    """One mode: `proxier`, `cleanup` and `traces` are `module:name`; else it leaves a nat chain or a link."""
 
     proxier: str
     cleanup: str
     families: tuple[Family, ...] = (Family.IPV4, Family.IPV6)
     chain: str = ""
     link: str = ""
+    traces: str = ""
 
     def has_traces(self, iptables: Iptables) -> bool:
         """Whether a run of this mode left something in the namespace; a cheap look."""
@@ -38,6 +39,8 @@ class Mode:
             except OSError:
                 return False
             return True
+        if self.traces:
+            return bool(_imported(self.traces)(iptables.family))
         return iptables.call("nat", "-S", self.chain, check=False).exit_status == 0
 
 
@@ -51,6 +54,11 @@ MODES = {
         "testbed.proxy.ipvs.proxier:IpvsProxier",
         "testbed.proxy.ipvs.proxier:cleanup",
         link="kube-ipvs0",
+    ),
+    "nftables": Mode(
+        "testbed.proxy.nftables.proxier:NftablesProxier",
+        "testbed.proxy.nftables.proxier:cleanup",
+        traces="testbed.proxy.nftables.kernel:has_table",
     ),
     "userspace": Mode(
         "testbed.proxy.userspace.proxier:UserspaceProxier",

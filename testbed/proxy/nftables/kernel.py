@@ -28,6 +28,12 @@ _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}  # NFPRO
 _NFT_TIMEOUT_S = 600.0
 
 
+def has_table(family: Family) -> bool:
+    """Whether nftables mode left its table in the calling thread's network namespace."""
+    with NfTables(family) as kernel:
+        return kernel.exists()
+
+
 class NfTables:
     """The table of one IP family in the calling thread's network namespace."""
 
