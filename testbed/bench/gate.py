@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from testbed.bench.meters import Reading
-from testbed.load.block import Block, BlockResult
+from testbed.load.block import MS, Block, BlockResult
 
-LONGEST_OVERRUN = 2.0
-"""A block that took this many times its duration was held up by something."""
+LONGEST_OVERRUN_NS = 200 * MS
+"""A block that took so much longer than its duration was held up by something."""
 
 
 def objections(block: Block, result: BlockResult, counted: Reading) -> list[str]:
@@ -29,7 +29,7 @@ def _objections(block: Block, result: BlockResult, counted: Reading) -> Iterator
     if counted.conntrack_losses:
         yield f"conntrack drops: {counted.conntrack_losses}"
     took_ns = result.ended_ns - result.started_ns
-    if took_ns > LONGEST_OVERRUN * block.duration_ns:
+    if took_ns > block.duration_ns + LONGEST_OVERRUN_NS:
         yield f"overrun: {took_ns / 1e6:.0f} ms instead of {block.duration_ns / 1e6:.0f}"
     missed = [str(place) for place, target in enumerate(result.targets) if not target.requests]
     if result.requests and missed:

@@ -18,13 +18,16 @@ from testbed.bench.launcher import Launcher
 from testbed.bench.meters import Reading
 from testbed.bench.probe import Target
 from testbed.errors import ProcessDied
-from testbed.load.block import Block, BlockResult
+from testbed.load.block import SECOND, Block, BlockResult
 from testbed.load.control import LoadProcess
 from testbed.results.format import FAILED, OK, REJECTED, BlockRecord, CellKey
 from testbed.results.writer import RunWriter
 
 FEWEST_ROUNDS = 9
 """Measured in every cell even when the budget is used up: fewer give no usable interval."""
+
+TIMEOUT_NS = 1 * SECOND
+"""TCP repeats a lost SYN after a second: such a request must not count, so it need not be waited for."""
 
 ATTEMPTS = 3
 """How often a lane's turn in a round is tried before the round goes on without it."""
@@ -150,6 +153,7 @@ class CellRounds:
             processes=min(users, os.cpu_count() or 1),
             samples_path=str(bench.writer.samples_path) if keep else None,
             seed=bench.rng.getrandbits(32),
+            timeout_ns=TIMEOUT_NS,
         )
 
     def _record(

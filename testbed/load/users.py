@@ -61,6 +61,10 @@ class Turn:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         return self.open_socket(family, kind, self.timeout_ns)
 
+    def is_whole(self) -> bool:
+        """Whether the block has seen as many answers as it has targets: a slow round must not lack one."""
+        return len(self.recorder.taken) >= len(self.targets)
+
     def failed(self, error: OSError) -> bool:
         """Count a failed request; true when the turn is over."""
         self.recorder.errors[reason(error)] += 1
@@ -116,7 +120,7 @@ class NewConnectionUser(BlockUser):
             finally:
                 connection.close()
             record((index, start, connected, first_byte, answer))
-            if first_byte >= turn.ends_ns:
+            if first_byte >= turn.ends_ns and turn.is_whole():
                 return
 
 
@@ -149,7 +153,7 @@ class KeepaliveUser(BlockUser):
                         return
                     continue
                 record((index, start, start, first_byte, name))
-                if first_byte >= turn.ends_ns:
+                if first_byte >= turn.ends_ns and turn.is_whole():
                     return
         finally:
             for connection, _ in connections.values():
@@ -192,7 +196,7 @@ class UdpUser(BlockUser):
             finally:
                 flow.close()
             record((index, start, connected, first_byte, answer))
-            if first_byte >= turn.ends_ns:
+            if first_byte >= turn.ends_ns and turn.is_whole():
                 return
 
 
@@ -220,7 +224,7 @@ class HttpUser(BlockUser, FastHttpUser):  # type: ignore[misc]
                 error = getattr(response, "error", None)
                 named = reason(error) if isinstance(error, OSError) else f"HTTP {response.status_code}"
                 turn.recorder.errors[named] += 1
-            if whole >= turn.ends_ns:
+            if whole >= turn.ends_ns and turn.is_whole():
                 return
 
 

@@ -105,6 +105,13 @@ def test_raw_samples_agree_with_the_summary(place: Place) -> None:
     assert result.started_ns <= starts[0]
 
 
+@pytest.mark.parametrize("user", ["new-connection", "keepalive", "udp", "http"])
+def test_even_the_shortest_block_meets_every_target(place: Place, user: str) -> None:
+    result = place.run(user, duration_ns=1)
+
+    assert [target.requests for target in result.targets] == [1, 1, 1]
+
+
 def test_a_kept_connection_has_no_connect_time(place: Place) -> None:
     result = place.run("keepalive")
 
