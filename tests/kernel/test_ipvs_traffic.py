@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from smallcluster import (
 )
 
 from testbed.net.wait import wait_until
+from testbed.proxy.iptables.proxier import IptablesProxier
+from testbed.proxy.ipvs.cleanup import cleanup
 from testbed.proxy.ipvs.model import SCHEDULERS
 from testbed.proxy.ipvs.proxier import IpvsProxier
 from testbed.proxy.model import Family
@@ -328,6 +331,28 @@ def test_changes_from_outside_are_healed_by_a_full_sync(cluster: SmallCluster, n
     assert pods_asked(cluster, 4) == {"a": 2, "c": 2}
     assert cluster.ask("node1", VIP, 80).peer in (GATEWAY, NODES["node1"])
     assert "31000" not in node.sh("ipset", "save")
+
+
+def test_changes_from_outside_are_noticed_within_a_sync_period(cluster: SmallCluster) -> None:
+    node = Node(cluster, replace(SETTINGS, sync_period_s=0.5))
+    node.service("a")
+    node.full_sync()
+    node.sh("ipvsadm", "-C")
+    wait_until(lambda: node.sync().full, "a full sync", 5)
+    assert pods_asked(cluster, 2) == {"a": 2}
+
+
+def test_iptables_mode_takes_over_and_keeps_what_it_shares(cluster: SmallCluster, node: Node) -> None:
+    node.service("a", "c", node_port=30080)
+    node.sync()
+    successor = cluster.node.run(IptablesProxier, SETTINGS)
+    cluster.node.run(successor.sync, node.services, None)
+    cluster.node.run(partial(cleanup, SETTINGS, active="iptables"))
+    assert node.table().count("TCP") == 0
+    assert "match-set" not in node.sh("iptables-legacy-save")
+    assert node.sh("ipset", "list", "-n") == ""
+    assert set(pods_asked(cluster, 20)) == {"a", "c"}
+    assert cluster.outcome("outside", NODES["node1"], 30080) in "ac"
 
 
 def test_a_partial_sync_that_meets_another_state_becomes_a_full_one(

@@ -25,10 +25,13 @@ log = logging.getLogger(__name__)
 def cleanup(settings: ProxySettings, *, active: str = "") -> None:
     """Remove what any run of IPVS mode may have left in this network namespace for `settings.family`.
 
-    With `active` (the mode that took over) chains that it shares with this mode, and the jumps to them, stay.
-    Raises CommandFailed or NetlinkRefused when something that is there cannot be removed.
+    With `active` (the mode that took over) chains that it shares with this mode, and the jumps to them, stay;
+    `active="ipvs"` removes only the rules in the variant of iptables that is not in use. Raises CommandFailed
+    or NetlinkRefused when something that is there cannot be removed.
     """
-    _remove_rules(settings, shared=active == "iptables")
+    _remove_rules(settings, active)
+    if active == "ipvs":
+        return
     with ServiceDevice(settings.family) as device, Ipsets(settings.family) as ipsets:
         held = _held_sets(ipsets)
         bound, node = device.addresses()
@@ -48,18 +51,22 @@ def _held_sets(ipsets: Ipsets) -> dict[str, set[str]]:
         return {}
 
 
-def _remove_rules(settings: ProxySettings, shared: bool) -> None:
-    """Remove our chains with the jumps to them; of `shared` chains only the rules that match our sets."""
-    try:
-        iptables = Iptables(settings.family, settings.iptables_variant)
-    except MachineLacks as lacking:
-        log.info("no iptables rules to remove: %s", lacking)
-        return
-    for table, own in rules.OWN_CHAINS.items():
-        if shared:
-            _remove_matches(iptables, table)
-        doomed = frozenset(own if shared else rules.CHAINS[table])
-        iptables.remove_chains(table, doomed)
+def _remove_rules(settings: ProxySettings, active: str) -> None:
+    """Remove our chains in both variants of iptables; of shared chains only the rules that match our sets."""
+    in_use = Iptables(settings.family, settings.iptables_variant).variant if active else ""
+    for variant in ("legacy", "nft"):
+        if active == "ipvs" and variant == in_use:
+            continue
+        try:
+            iptables = Iptables(settings.family, variant, probe=False)
+            for table, own in rules.OWN_CHAINS.items():
+                if active == "iptables" and variant == in_use:
+                    _remove_matches(iptables, table)
+                    iptables.remove_chains(table, own)
+                else:
+                    iptables.remove_chains(table, rules.CHAINS[table])
+        except MachineLacks as lacking:
+            log.info("no rules to remove: %s", lacking)
 
 
 def _remove_matches(iptables: Iptables, table: str) -> None:

@@ -60,16 +60,25 @@ class IpvsProxier:
         self._state = NodeState()
         self._drain = Drain(self._table)
         self._drain_checked_s = time.monotonic()
+        self._full_at_s = time.monotonic()
         self._without_local: dict[str, set[ServicePortName]] = {"internal": set(), "external": set()}
 
     def sync(self, services: ServiceMap, changed: Collection[ServicePortName] | None) -> SyncResult:
-        """See `Proxier.sync`. A partial sync that finds the kernel in another state becomes a full one."""
-        if changed is not None:
+        """See `Proxier.sync`. A partial sync that finds the kernel in another state becomes a full one.
+
+        Once per sync period, in a quiet moment, everything is compared with the kernel, whoever changed it.
+        """
+        if changed is not None and not self._full_due(bool(changed)):
             try:
                 return self._partial_sync(services, changed)
             except NetlinkRefused as refused:
                 log.warning("the kernel's IPVS state is not what it was left in (%s): full sync", refused)
         return self._full_sync(services)
+
+    def _full_due(self, busy: bool) -> bool:
+        """Whether it is time to look at everything; with changes at hand, which are cheap, not at once."""
+        periods = 4.0 if busy else 0.9  # the timer may be a little early
+        return time.monotonic() - self._full_at_s >= self._settings.sync_period_s * periods
 
     def close(self) -> None:
         """Remove what this object installed."""
@@ -102,6 +111,7 @@ class IpvsProxier:
         self._iptables.ensure_jumps(rules.JUMPS)
         changes.new_members = {}
         written += self._apply(changes) + sum(self._rule_counts.values())
+        self._full_at_s = time.monotonic()
         return self._result(True, written)
 
     def _plan(self, services: ServiceMap, name: ServicePortName, touched: Touched) -> None:
