@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,9 @@ def run_inside(arguments: dict[str, Any], line: Line) -> int:
     """Job entry in the guest: run the tests and send their reports."""
     os.environ[INSIDE] = "1"
     os.chdir(arguments["root"])
-    options = ["-p", "no:cacheprovider", "-p", "no:benchmark", "-o", "addopts=", "-q"]
-    return int(pytest.main([*options, *arguments["nodeids"]], plugins=[_Reporter(line)]))
+    options = ["-p", "no:cacheprovider", "-p", "no:benchmark", "-o", "addopts="]
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        return int(pytest.main([*options, *arguments["nodeids"]], plugins=[_Reporter(line)]))
 
 
 class _Reporter:
