@@ -1,4 +1,4 @@
-"""What nftables mode costs: a load from nothing and one endpoint's swap, beside bare `nft -f` of the same text.
+"""What nftables mode costs: a load from nothing, one endpoint's swap, beside bare `nft -f` of the same text.
 
 `whole` is a load in one transaction, as kube-proxy does it: the kernel's time for that grows with its square,
 so that the proxier's bounded transactions beat it from some thousand Services on. Without --benchmark-enable
@@ -66,7 +66,7 @@ def prepare_load(services: int, way: str) -> None:
     if way == "proxier":
         _steps[:] = [partial(NftablesProxier(SETTINGS).sync, _services, None)]
     else:
-        _steps[:] = [partial(apply, "".join(Book(SETTINGS).load(pieces())))]
+        _steps[:] = [partial(apply, "".join(Book(SETTINGS).load(pieces(), fresh=True)))]
 
 
 def prepare_changes(services: int, way: str, rounds: int) -> None:

@@ -57,17 +57,17 @@ class Book:
         """The Service ports that have a piece."""
         return self._held.keys()
 
-    def load(self, pieces: Pieces) -> Iterator[str]:
+    def load(self, pieces: Pieces, *, fresh: bool = False) -> Iterator[str]:
         """Transactions that make these pieces all there is, whatever the table holds, interrupting nothing.
 
         The last one switches every element at once; chains that nothing leads to any more are left over, see
-        `leftovers`.
+        `leftovers`. With `fresh` there is no table yet, so that no chain of it has to be emptied first.
         """
         self._held, self._claims = {}, {}
         yield _text(base.render_base(self._settings))
         stream = iter(pieces)
         while some := list(islice(stream, PIECES_A_TRANSACTION)):
-            yield _text(self._loading(some))
+            yield _text(self._loading(some, fresh))
         yield _text(self._all_elements())
 
     def leftovers(self, chains: Iterable[str], sets: Iterable[str]) -> Iterator[str]:
@@ -98,7 +98,7 @@ class Book:
                 delta.new_elements[element] = wanted
         return _text(self._commands(delta))
 
-    def _loading(self, pieces: Pieces) -> Iterator[str]:
+    def _loading(self, pieces: Pieces, fresh: bool) -> Iterator[str]:
         """Chains and sets of some pieces, refreshed where they exist."""
         table = self._table
         for name, piece in pieces:
@@ -108,11 +108,13 @@ class Book:
                 yield f"add set {table} {container} {{ {declaration} ; }}"
             for chain in piece.chains:
                 yield f"add chain {table} {chain}"
-                yield f"flush chain {table} {chain}"
+                if not fresh:
+                    yield f"flush chain {table} {chain}"
             for chain, rules in piece.chains.items():
                 yield from (f"add rule {table} {chain} {rule}" for rule in rules)
 
     def _all_elements(self) -> Iterator[str]:
+        """What leads to the chains, in place of whatever did."""
         for container, kind in base.CONTAINERS.items():
             yield f"flush {kind} {self._table} {container}"
         owned = {element: next(iter(claims.values())) for element, claims in self._claims.items()}

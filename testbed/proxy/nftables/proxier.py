@@ -66,9 +66,12 @@ class NftablesProxier:
     def _load(self, services: ServiceMap) -> list[str]:
         """Load everything in transactions of bounded size, then remove what is left over of earlier times."""
         written = []
-        for text in self._book.load(self._pieces(services)):
+        fresh = not self._kernel.exists()
+        for text in self._book.load(self._pieces(services), fresh=fresh):
             self._kernel.apply(text)
             written.append(text)
+        if fresh:
+            return written
         chains = (name for name in self._kernel.chains() if CHAIN_NAME.match(name))
         sets = (name for name in self._kernel.sets() if SET_NAME.match(name))
         for text in self._book.leftovers(chains, sets):
