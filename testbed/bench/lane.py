@@ -14,6 +14,7 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from testbed.bench.flows import forget_flows
 from testbed.bench.meters import Meters, Reading, has_children, process_cpu_ns, resident_bytes
 from testbed.bench.probe import Target, wait_answer
 from testbed.cluster.cluster import LiveCluster, ProxyOptions
@@ -196,6 +197,10 @@ class Lane:
             TRAFFIC_TIMEOUT_S,
         )
         self.wait_quiet()
+        # What was asked before there were rules is remembered as leading nowhere for two minutes, and would
+        # swallow whatever the load sends from the same port.
+        for node in self.cluster.fabric.nodes.values():
+            forget_flows(node)
         metrics = self.metrics()
         sync_s = metrics.get(SYNC_SUM, 0.0) - before.get(SYNC_SUM, 0.0)
         return self._record(

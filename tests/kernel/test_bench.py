@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -210,6 +211,27 @@ def test_a_part_that_dies_fails_its_lane_and_the_others_go_on(trial: Trial, vict
     assert victim in failed.reason
     assert "signal 9" in failed.reason
     assert len([block for block in run.blocks if block.lane == "direct" and block.counts]) == 3
+
+
+def test_a_connection_asked_for_before_there_were_rules_swallows_none_of_the_load(trial: Trial) -> None:
+    lane = trial.lane("iptables")
+    lane.cluster.stop_proxies()
+    lane._load(6)
+    target = lane.targets("new-connection")[0][-1]
+
+    def from_one_port() -> str:
+        with socket.socket() as client:
+            client.bind(("", 40000))
+            client.settimeout(1.0)
+            client.connect(target.address)
+            client.send(b"?\n")
+            return client.recv(100).decode()
+
+    with pytest.raises(TimeoutError):
+        lane.client.run(from_one_port)
+    lane.start(6)
+
+    assert lane.client.run(from_one_port).startswith("pod-")
 
 
 def test_balance_lists_who_answered_each_connection(trial: Trial) -> None:
