@@ -49,7 +49,7 @@ def doctor(as_json: AsJson = False) -> None:
 @app.command()
 def up(
     topology: TopologyFile,
-    mode: Annotated[str, typer.Option(help="userspace, iptables or ipvs.")] = "iptables",
+    mode: Annotated[str, typer.Option(help="userspace, iptables, ipvs or nftables.")] = "iptables",
     kernel: KernelName = "auto",
     command: Annotated[
         list[str] | None,

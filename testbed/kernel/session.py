@@ -48,7 +48,7 @@ class Session:
 
     Attributes:
         line: to the job, which has said hello.
-        notes: what the user should know about this session, one sentence each.
+        notes: what the user should know about the session, one sentence each.
     """
 
     def __init__(

@@ -128,7 +128,7 @@ class Cluster:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of this session, such as a protection that the machine does not offer."""
+        """What a user should know of the lab, such as a protection that the machine does not offer."""
         return self._session.notes if self._session else ()
 
     @property

@@ -93,6 +93,7 @@ class BlockUser(User):  # type: ignore[misc]
     tasks = [take_part]  # noqa: RUF012 - Locust's way to say it
 
     def play(self, turn: Turn) -> None:
+        """Make requests until the turn ends; every kind of user has its own way."""
         raise NotImplementedError
 
 
