@@ -65,12 +65,22 @@ def test_a_process_that_is_gone_has_no_counters() -> None:
     assert resident_bytes(GONE) is None
 
 
+PARENT = "sleep 60 & echo started; read line; kill $!; wait $!; echo ended; read line"
+"""A shell with one child until it is told to end it; the tests' own process may have others."""
+
+
 def test_a_running_program_is_a_child_until_it_has_ended() -> None:
-    with subprocess.Popen(["sleep", "60"]) as program:
-        assert has_children(os.getpid())
-        program.kill()
-        program.wait()
-    assert not has_children(os.getpid())
+    with subprocess.Popen(
+        ["sh", "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as parent:
+        assert parent.stdin is not None
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == "started\n"
+        assert has_children(parent.pid)
+        parent.stdin.write("end it\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == "ended\n"
+        assert not has_children(parent.pid)
     assert not has_children(GONE)
 
 
