@@ -63,6 +63,17 @@ class Lab:
 
         wait_until(seen, f"{outcome} from {address}:{port}", TIMEOUT_S)
 
+    def wait_listening(self, *ports: int) -> None:
+        """Wait until the proxy answers there: its ports open after its first rules."""
+
+        def answers() -> bool:
+            try:
+                return all(self.get("/", port) for port in ports)
+            except ConnectionRefusedError:
+                return False
+
+        wait_until(answers, f"the proxy to listen on {ports}", TIMEOUT_S)
+
     def get(self, path: str, port: int = 10249) -> tuple[int, bytes]:
         """Ask the proxy over HTTP."""
 

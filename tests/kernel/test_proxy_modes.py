@@ -40,6 +40,7 @@ def test_traffic_follows_the_api(lab: Lab, mode: str) -> None:
     lab.start_proxy(f"--proxy-mode={mode}", "--iptables-variant=auto")
     lab.wait_for("a")
     lab.wait_for("a", NODES["node1"], 30080, "outside")
+    lab.wait_listening(10249)
     assert lab.get("/proxyMode") == (200, mode.encode())
     lab.api.replace(slice_of("c"))
     lab.wait_for("c")

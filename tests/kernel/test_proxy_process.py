@@ -60,7 +60,7 @@ def test_probes_mode_and_metrics_answer(lab: Lab) -> None:
     lab.api.load([service(), slice_of("a")])
     lab.start_proxy()
     lab.wait_for("a")
-    wait_until(lambda: listens(lab), "the metrics to be served", TIMEOUT_S)
+    lab.wait_listening(10249, 10256)
     assert lab.get("/proxyMode") == (200, b"iptables")
     assert lab.get("/healthz", 10256)[0] == lab.get("/livez", 10256)[0] == 200
     assert json.loads(lab.get("/healthz", 10256)[1])["nodeEligible"] is True
@@ -81,13 +81,6 @@ def test_probes_mode_and_metrics_answer(lab: Lab) -> None:
     wait_until(lambda: lab.get("/healthz", 10256)[0] == 503, "the node to be ineligible", TIMEOUT_S)
     assert lab.get("/livez", 10256)[0] == 200
     assert lab.metric("proxy_healthz_total", code="503") >= 1
-
-
-def listens(lab: Lab) -> bool:
-    try:
-        return lab.get("/healthz")[0] == 200
-    except ConnectionRefusedError:
-        return False
 
 
 def test_services_of_others_have_no_rules(lab: Lab) -> None:
@@ -166,7 +159,7 @@ def test_rules_outlive_the_proxy_and_its_successor_takes_over(lab: Lab) -> None:
     lab.api.load([service(), slice_of("a"), service("old", "10.96.0.11"), slice_of("b", of="old")])
     first = lab.start_proxy()
     lab.wait_for("b", "10.96.0.11")
-    wait_until(lambda: listens(lab), "the first proxy to have settled", TIMEOUT_S)
+    lab.wait_listening(10249)
     with lab.cluster.dial("client", VIP, 80) as sock:
         assert question(sock).pod == "a"
         assert first.terminate() == 0
