@@ -11,6 +11,7 @@ answered with the pod's name and the peer that it saw. No proxy runs anywhere.
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,8 +90,12 @@ class SmallCluster:
         sock.settimeout(timeout_s)
         try:
             sock.connect((address, port))
-        except BaseException:
-            sock.close()
+        except BaseException as error:
+            with sock:
+                # A refusal that arrives while connect(2) holds the socket is kept aside (tcp_v4_err, tcp_v6_err).
+                kept = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if kept and isinstance(error, TimeoutError):
+                raise OSError(kept, os.strerror(kept)) from error
             raise
         return sock
 
