@@ -92,7 +92,7 @@ class SmallCluster:
             sock.connect((address, port))
         except BaseException as error:
             with sock:
-                # A refusal that arrives while connect(2) holds the socket is kept aside (tcp_v4_err, tcp_v6_err).
+                # A refusal that comes while connect(2) holds the socket is kept aside (tcp_v4_err).
                 kept = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if kept and isinstance(error, TimeoutError):
                 raise OSError(kept, os.strerror(kept)) from error
