@@ -106,6 +106,12 @@ def _network(text: str) -> str:
     return text.strip()
 
 
+def _image_path(text: str) -> str:
+    if not text.startswith("/"):
+        raise Wrong(f"{show(text)} is not an absolute path", "write it like /boot/vmlinuz-6.1.0-18-amd64")
+    return text
+
+
 def _quantity(parse: Callable[[str], float], least: float) -> Callable[[str], str]:
     def check(text: str) -> str:
         try:
@@ -150,6 +156,7 @@ Annotations = dict[LabelKey, str]
 Cidr4 = Annotated[str, AfterValidator(_cidr(4))]
 Address = Annotated[str, AfterValidator(_address)]
 Network = Annotated[str, AfterValidator(_network)]
+ImagePath = Annotated[str, AfterValidator(_image_path)]
 Rate = Annotated[
     str, BeforeValidator(_unit_missing("1gbit")), AfterValidator(_quantity(quantities.bits_per_second, 1))
 ]

@@ -10,11 +10,12 @@ from pydantic import Field, model_validator
 
 from testbed.spec import quantities
 from testbed.spec.base import Model
-from testbed.spec.fields import AsList, Count, Duration, Mode, Positive, Traffic
+from testbed.spec.clock import WALL, Clock
+from testbed.spec.fields import AsList, Count, Duration, ImagePath, Mode, Positive, Traffic
 from testbed.spec.mistakes import Mistake, Mistakes, show
 
 DIRECT = "direct"
-_FACTORS = ("modes", "services", "endpoints", "traffic", "connections")
+_FACTORS = ("modes", "services", "endpoints", "traffic", "connections", "kernels")
 
 
 class Cell(NamedTuple):
@@ -35,6 +36,10 @@ class Sweep(Model):
 
     Left out, `endpoints` is what the first Service has, and `twin` (the mode that gets a second lane, which
     tells how small a difference can be seen) is iptables where that is measured, else the last mode.
+
+    `kernels` are images of Linux: each is booted once and measures every cell. By the instruction clock a
+    millisecond of `block_ms` is a million instructions, and `budget` does not count: how many rounds there are
+    must not depend on the machine.
     """
 
     modes: Annotated[tuple[Mode, ...], AsList, Field(min_length=1)] = ("userspace", "iptables", "ipvs")
@@ -47,6 +52,8 @@ class Sweep(Model):
     warmup_rounds: Count = 2
     block_ms: Positive = 150
     budget: Duration = "240s"
+    clock: Clock = WALL
+    kernels: Annotated[tuple[ImagePath, ...], AsList] = ()
     seed: Count = 1
 
     @model_validator(mode="before")
