@@ -21,7 +21,7 @@ from testbed.cluster.apiclient import ApiClient
 from testbed.cluster.backend import BackendClient, Listening, start_backend
 from testbed.cluster.controlplane import start_control_plane
 from testbed.cluster.filters import filter_rules_text
-from testbed.cluster.hosts import hosts_text
+from testbed.cluster.hosts import RESOLVER_TEXT, hosts_text
 from testbed.cluster.plan import UNDERLAY, UNDERLAY6, Plan, PodPlan, make_plan
 from testbed.cluster.population import population
 from testbed.cluster.scrape import scrape_metrics
@@ -37,6 +37,7 @@ from testbed.proxy.model import Family
 from testbed.spec import Link, Topology
 
 RUNTIME = Path("/run/testbed")
+_RESOLVER = Path("/etc/resolv.conf")
 CLIENT = "client"
 DIRECT = "direct"
 API_URL = "http://127.0.0.1:8080"
@@ -121,6 +122,7 @@ class LiveCluster:
             self.api = stack.enter_context(self._start_control_plane(stack))
             self.api.load(population(self.topology, self.plan, services=self.services))
             self.refresh_hosts()
+            (self.directory / _RESOLVER.name).write_text(RESOLVER_TEXT)
             stack.callback(self.stop_proxies)
             self.start_proxies()
             self._stack = stack.pop_all()
@@ -360,7 +362,10 @@ class LiveCluster:
 
     def _mounts(self, name: str) -> Mapping[Path, Path]:
         namespace = self.pods[name].spec.namespace if name in self.pods else "default"
-        return {self._hosts_path(namespace): Path("/etc/hosts")}
+        mounts = {self._hosts_path(namespace): Path("/etc/hosts")}
+        if _RESOLVER.exists():
+            mounts[self.directory / _RESOLVER.name] = _RESOLVER
+        return mounts
 
     def _hosts_path(self, namespace: str) -> Path:
         return self.directory / f"hosts.{namespace}"

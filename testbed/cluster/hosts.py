@@ -10,6 +10,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 CLUSTER_DOMAIN = "cluster.local"
+RESOLVER_TEXT = "nameserver 127.0.0.1\noptions attempts:1 timeout:1\n"
+"""What nodes and pods see as /etc/resolv.conf: nobody serves names on loopback, which refuses at once. The
+machine's own name server cannot be reached from inside, so that asking it would take ten seconds."""
 _HEADLESS = "None"
 
 

@@ -51,6 +51,12 @@ def test_a_service_is_reached_by_its_name_and_by_its_long_name(lab: Cluster) -> 
         assert answer["pod"] in {"web-1", "web-2", "web-3"}
 
 
+def test_an_unknown_name_is_unknown_at_once(lab: Cluster) -> None:
+    # A resolver that waits for a name server that cannot be reached takes five seconds a try.
+    done = lab.pod("client").run("timeout 4 getent hosts nosuch.example", check=False)
+    assert (done.stdout, done.exit_status) == ("", 2)
+
+
 def test_traffic_reaches_every_endpoint_from_pods_and_from_nodes(lab: Cluster) -> None:
     command = "for i in $(seq 30); do curl -sS -m 10 http://web; done"
     for place in (lab.pod("client"), lab.node("node1"), lab.node("node2")):
