@@ -42,6 +42,7 @@ class Balance:
     shape: str
     as_promised: bool | None
     reason: str = ""
+    kernel: str = ""
 
 
 def of_record(record: BalanceRecord) -> Balance:
@@ -59,6 +60,7 @@ def of_record(record: BalanceRecord) -> Balance:
         shape=shape,
         as_promised=_kept(record.scheduler, shape),
         reason=record.reason or ", ".join(f"{name} x{count}" for name, count in record.errors.items()),
+        kernel=record.kernel,
     )
 
 
@@ -83,6 +85,7 @@ def of_cell(cell: Cell, lane: str) -> Balance | None:
         p_uniform=statistics.uniform_p(counts),
         shape=shape_of(counts, ()),
         as_promised=None,
+        kernel=cell.key.kernel,
     )
 
 

@@ -13,6 +13,7 @@ from testbed.analysis.balance import Balance, proven
 from testbed.analysis.effects import LaneEffect
 from testbed.analysis.findings import Findings
 from testbed.analysis.statistics import Interval
+from testbed.analysis.unit import Unit
 from testbed.results.format import LaneRecord
 
 SOURCE = "A Deep Dive into kube-proxy Networking Modes in Kubernetes (article, author not named)"
@@ -77,19 +78,19 @@ def _scalability(findings: Findings, mode: str) -> Iterator[str]:
     for found in findings.scalings:
         if found.lane != mode or found.traffic != NEW_CONNECTION or found.connections != 1:
             continue
-        slope = wording.added(found.last_slope_us)
+        slope = findings.unit.added(found.last_slope)
         if found.resolvable is False:
-            yield f"flat: {slope} per 1,000 Services is {_too_small(found.visible_us)}"
+            yield f"flat: {slope} per 1,000 Services is {_too_small(findings.unit, found.visible)}"
         else:
             yield f"{slope} per 1,000 Services for the last one in the rules"
-            yield f"{wording.added(found.mean_slope_us)} averaged over positions"
+            yield f"{findings.unit.added(found.mean_slope)} averaged over positions"
     for lane in _starts(findings, mode)[-1:]:
         if lane.sync_ns is not None:
-            synced = wording.seconds(lane.sync_ns)
+            synced = findings.unit.duration(lane.sync_ns)
             yield f"a full sync of {wording.services(lane.services)} takes {synced}"
     for lane in [lane for lane in _lanes(findings, mode) if lane.event == "change"][-1:]:
         if lane.to_traffic_ns is not None:
-            waited = wording.seconds(lane.to_traffic_ns)
+            waited = findings.unit.duration(lane.to_traffic_ns)
             yield f"one more beside {wording.services(lane.services - 1)} answers after {waited}"
 
 
@@ -111,9 +112,9 @@ def _load_balancing(findings: Findings, mode: str) -> Iterator[str]:
 
 def _kernel_level(findings: Findings, mode: str) -> Iterator[str]:
     for effect in _effects(findings, mode, NEW_CONNECTION)[:1]:
-        if effect.proxy_cpu_us is None:
+        if effect.proxy_cpu is None:
             continue
-        cpu = f"{wording.number(effect.proxy_cpu_us.value)} µs {wording.bounds(effect.proxy_cpu_us)}"
+        cpu = f"{findings.unit.amount(effect.proxy_cpu.value)} {findings.unit.bounds(effect.proxy_cpu)}"
         yield f"proxy process: {cpu} of CPU a connection"
         if effect.proxy_switches is not None:
             yield f"{wording.number(effect.proxy_switches.value)} context switches of it a connection"
@@ -127,13 +128,13 @@ def _best_for(findings: Findings, mode: str) -> Iterator[str]:
     for lane in _starts(findings, mode):
         if lane.to_traffic_ns is not None:
             how = f" ({lane.start})" if lane.start else ""
-            waited = wording.seconds(lane.to_traffic_ns)
+            waited = findings.unit.duration(lane.to_traffic_ns)
             yield f"start to traffic{how}: {waited} at {wording.services(lane.services)}"
     level: list[str] = []
     for effect in _effects(findings, mode, NEW_CONNECTION):
         cheapest = min(
-            (other for other in _modes_of(findings, effect) if other.cost_us is not None),
-            key=lambda other: other.cost_us.value if other.cost_us else 0.0,
+            (other for other in _modes_of(findings, effect) if other.cost is not None),
+            key=lambda other: other.cost.value if other.cost else 0.0,
         )
         if cheapest.lane == mode or _level(findings, effect, cheapest) is False:
             level.append(f"{effect.cell.services:,}")
@@ -152,24 +153,26 @@ _RULES: Mapping[str, Callable[[Findings, str], Iterator[str]]] = {
 }
 
 
-def cost_words(cost: Interval, resolvable: bool | None, visible_us: float | None) -> str:
+def cost_words(unit: Unit, cost: Interval, resolvable: bool | None, visible: float | None) -> str:
     """A cost over direct, or the word that it cannot be told from none."""
     if resolvable is False:
-        return f"{wording.signed(cost.value)} µs, {_too_small(visible_us)}"
-    return wording.added(cost)
+        return f"{unit.signed(cost.value)} {unit.name}, {_too_small(unit, visible)}"
+    return unit.added(cost)
 
 
 def _cost(findings: Findings, effect: LaneEffect) -> str:
-    if effect.cost_us is None:
+    if effect.cost is None:
         return NO_EVIDENCE
-    words = cost_words(effect.cost_us, effect.resolvable, findings.visible_us(effect))
-    return f"{words} (×{effect.ratio.value:.2f})" if effect.ratio is not None else words
+    words = cost_words(findings.unit, effect.cost, effect.resolvable, findings.visible(effect))
+    return (
+        f"{words} (×{effect.ratio.value:.{findings.unit.digits - 1}f})" if effect.ratio is not None else words
+    )
 
 
-def _too_small(visible_us: float | None) -> str:
-    if visible_us is None:
+def _too_small(unit: Unit, visible: float | None) -> str:
+    if visible is None:
         return wording.NOT_RESOLVABLE
-    return f"{wording.NOT_RESOLVABLE} (smallest visible {wording.number(visible_us)} µs)"
+    return f"{wording.NOT_RESOLVABLE} (smallest visible {unit.amount(visible)})"
 
 
 def _spread(found: Balance) -> str:

@@ -1,6 +1,6 @@
 """What each lane of a cell costs over the direct lane, and what can be resolved there.
 
-Owns the rows of the numeric table. Times here are microseconds of the clock of the kernel under test.
+Owns the rows of the numeric table. Costs are in the unit of the run's clock, see `unit`.
 """
 
 from __future__ import annotations
@@ -13,16 +13,15 @@ import numpy as np
 from testbed.analysis import rounds, statistics
 from testbed.analysis.rounds import DIRECT, Cell, Value
 from testbed.analysis.statistics import Floats, Interval
+from testbed.analysis.unit import in_units
 from testbed.results.format import CellKey
-
-NS_PER_US = 1000.0
 
 
 @dataclass(frozen=True)
 class LaneEffect:
     """One lane in one cell.
 
-    `cost_us` and `ratio` are against the direct lane, paired by round; `last_cost_us` is the cost of the
+    `cost` and `ratio` are against the direct lane, paired by round; `last_cost` is the cost of the
     last Service in the order of rules. `resolvable` says whether the cost is larger than the cell's smallest
     visible effect; None for the direct lane and where no twin was measured.
     """
@@ -33,16 +32,16 @@ class LaneEffect:
     rounds: int
     requests: int
     errors: int
-    first_byte_us: Interval
-    connect_us: Interval
-    p99_us: Interval
-    requests_per_s: Interval
-    cost_us: Interval | None
-    connect_cost_us: Interval | None
-    last_cost_us: Interval | None
+    first_byte: Interval
+    connect: Interval
+    p99: Interval
+    request_rate: Interval
+    cost: Interval | None
+    connect_cost: Interval | None
+    last_cost: Interval | None
     ratio: Interval | None
     resolvable: bool | None
-    proxy_cpu_us: Interval | None
+    proxy_cpu: Interval | None
     proxy_switches: Interval | None
 
 
@@ -52,13 +51,13 @@ class Identical:
 
     cell: CellKey
     lanes: tuple[str, str]
-    difference_us: Interval
+    difference: Interval
     ratio: Interval
-    visible_us: float
+    visible: float
 
     @property
     def unbiased(self) -> bool:
-        return self.difference_us.covers(0.0)
+        return self.difference.covers(0.0)
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ class PairEffect:
     cell: CellKey
     ours: str
     theirs: str
-    difference_us: Interval
+    difference: Interval
     resolvable: bool | None
     p_holm: float = math.nan
 
@@ -78,22 +77,22 @@ def identical(cell: Cell) -> Identical | None:
     if cell.twins is None:
         return None
     twin, original = cell.twins
-    difference = _us(cell.differences(twin, original, rounds.first_byte_ns))
+    difference = _interval(cell.differences(twin, original, rounds.first_byte_ns))
     ours, theirs = cell.values(twin, rounds.first_byte_ns), cell.values(original, rounds.first_byte_ns)
     shared = min(ours.size, theirs.size)
     return Identical(
         cell=cell.key,
         lanes=cell.twins,
-        difference_us=difference,
+        difference=difference,
         ratio=statistics.paired_ratio(ours[:shared], theirs[:shared]),
-        visible_us=statistics.smallest_visible(difference),
+        visible=statistics.smallest_visible(difference),
     )
 
 
 def lane_effects(cell: Cell) -> list[LaneEffect]:
     """Every lane of the cell."""
     pair = identical(cell)
-    return [_lane_effect(cell, lane, pair.visible_us if pair else None) for lane in cell.lanes]
+    return [_lane_effect(cell, lane, pair.visible if pair else None) for lane in cell.lanes]
 
 
 def pair_effects(cells: list[Cell]) -> list[PairEffect]:
@@ -106,18 +105,18 @@ def pair_effects(cells: list[Cell]) -> list[PairEffect]:
         for place, theirs in enumerate(modes):
             for ours in modes[place + 1 :]:
                 differences = cell.differences(ours, theirs, rounds.first_byte_ns)
-                effect = _us(differences)
-                seen = statistics.resolvable(effect, pair.visible_us) if pair else None
+                effect = _interval(differences)
+                seen = statistics.resolvable(effect, pair.visible) if pair else None
                 found.append(PairEffect(cell.key, ours, theirs, effect, seen))
                 p_values.append(statistics.signed_rank_p(differences))
     adjusted = statistics.holm(p_values)
     return [
-        PairEffect(one.cell, one.ours, one.theirs, one.difference_us, one.resolvable, p)
+        PairEffect(one.cell, one.ours, one.theirs, one.difference, one.resolvable, p)
         for one, p in zip(found, adjusted, strict=True)
     ]
 
 
-def _lane_effect(cell: Cell, lane: str, visible_us: float | None) -> LaneEffect:
+def _lane_effect(cell: Cell, lane: str, visible: float | None) -> LaneEffect:
     blocks = cell.blocks(lane)
     cost = None if lane == DIRECT else _cost(cell, lane, rounds.first_byte_ns)
     return LaneEffect(
@@ -127,23 +126,23 @@ def _lane_effect(cell: Cell, lane: str, visible_us: float | None) -> LaneEffect:
         rounds=len(blocks),
         requests=sum(block.requests for block in blocks),
         errors=sum(sum(block.errors.values()) for block in blocks),
-        first_byte_us=_us(cell.values(lane, rounds.first_byte_ns)),
-        connect_us=_us(cell.values(lane, rounds.connect_ns)),
-        p99_us=_us(cell.values(lane, rounds.first_byte_p99_ns)),
-        requests_per_s=statistics.interval(cell.values(lane, rounds.requests_per_s)),
-        cost_us=cost,
-        connect_cost_us=None if lane == DIRECT else _cost(cell, lane, rounds.connect_ns),
-        last_cost_us=None if lane == DIRECT else _cost(cell, lane, rounds.last_first_byte_ns),
+        first_byte=_interval(cell.values(lane, rounds.first_byte_ns)),
+        connect=_interval(cell.values(lane, rounds.connect_ns)),
+        p99=_interval(cell.values(lane, rounds.first_byte_p99_ns)),
+        request_rate=statistics.interval(cell.values(lane, rounds.request_rate)),
+        cost=cost,
+        connect_cost=None if lane == DIRECT else _cost(cell, lane, rounds.connect_ns),
+        last_cost=None if lane == DIRECT else _cost(cell, lane, rounds.last_first_byte_ns),
         ratio=None if lane == DIRECT else _ratio(cell, lane),
-        resolvable=None if cost is None or visible_us is None else statistics.resolvable(cost, visible_us),
-        proxy_cpu_us=_if_any(cell.values(lane, rounds.proxy_cpu_ns) / NS_PER_US),
+        resolvable=None if cost is None or visible is None else statistics.resolvable(cost, visible),
+        proxy_cpu=_if_any(in_units(cell.values(lane, rounds.proxy_cpu_ns))),
         proxy_switches=_if_any(cell.values(lane, rounds.proxy_switches)),
     )
 
 
 def _cost(cell: Cell, lane: str, value: Value) -> Interval | None:
     ours, direct = cell.against_direct(lane, value)
-    return _us(ours - direct) if ours.size else None
+    return _interval(ours - direct) if ours.size else None
 
 
 def _ratio(cell: Cell, lane: str) -> Interval | None:
@@ -151,8 +150,8 @@ def _ratio(cell: Cell, lane: str) -> Interval | None:
     return statistics.paired_ratio(ours, direct) if ours.size else None
 
 
-def _us(values_ns: Floats) -> Interval:
-    return statistics.interval(values_ns / NS_PER_US)
+def _interval(readings: Floats) -> Interval:
+    return statistics.interval(in_units(readings))
 
 
 def _if_any(values: Floats) -> Interval | None:

@@ -9,15 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from testbed.analysis import rounds, statistics
-from testbed.analysis.effects import NS_PER_US, identical
+from testbed.analysis.effects import identical
 from testbed.analysis.rounds import DIRECT, Cell, Company
 from testbed.analysis.statistics import Floats, Interval
+from testbed.analysis.unit import in_units
 from testbed.results.format import CellKey
 
 
 @dataclass(frozen=True)
 class Interference:
-    """One lane of one cell: `shift_us` is how much dearer it is beside all others than alone.
+    """One lane of one cell: `shift` is how much dearer it is beside all others than alone.
 
     A mode's cost is over the direct lane that was measured with it; the direct lane's is its time to first
     byte. `disturbed` says whether the shift is larger than the cell's smallest visible effect; None without a
@@ -26,9 +27,9 @@ class Interference:
 
     cell: CellKey
     lane: str
-    alone_us: Interval
-    together_us: Interval
-    shift_us: Interval
+    alone: Interval
+    together: Interval
+    shift: Interval
     disturbed: bool | None
 
 
@@ -44,24 +45,24 @@ def interferences(cells: Sequence[Cell]) -> list[Interference]:
 
 
 def _interference(cell: Cell, lane: str, company: Company) -> Interference:
-    alone, together = _cost_us(company, lane), _cost_us(cell.companies[""], lane)
+    alone, together = _cost(company, lane), _cost(cell.companies[""], lane)
     shift = statistics.unpaired_difference(together, alone)
     pair = identical(cell)
     return Interference(
         cell=cell.key,
         lane=lane,
-        alone_us=statistics.interval(alone),
-        together_us=statistics.interval(together),
-        shift_us=shift,
-        disturbed=statistics.resolvable(shift, pair.visible_us) if pair else None,
+        alone=statistics.interval(alone),
+        together=statistics.interval(together),
+        shift=shift,
+        disturbed=statistics.resolvable(shift, pair.visible) if pair else None,
     )
 
 
-def _cost_us(company: Company, lane: str) -> Floats:
+def _cost(company: Company, lane: str) -> Floats:
     if lane == DIRECT:
         (times,) = company.paired(rounds.first_byte_ns, DIRECT)
     else:
         ours, direct = company.paired(rounds.first_byte_ns, lane, DIRECT)
         times = ours - direct
-    found: Floats = times / NS_PER_US
+    found: Floats = in_units(times)
     return found

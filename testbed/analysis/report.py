@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from testbed.analysis import tables
+from testbed.analysis import exports, tables
 from testbed.analysis.findings import Findings, analyse
 from testbed.errors import BadResults
 from testbed.results.run import read_run
@@ -21,8 +21,8 @@ MARKDOWN_FILE = "table.md"
 CSV_FILE = "table.csv"
 JSON_FILE = "table.json"
 _WIDTH_WITHOUT_TERMINAL = 140
-UNBROKEN = frozenset({"Services", "lane", "first byte µs"})
-"""Columns of short words that a narrow terminal must not break."""
+UNBROKEN = ("Services", "lane", "first byte ")
+"""Columns of short words, by how they begin, that a narrow terminal must not break."""
 
 
 class Tables:
@@ -35,10 +35,10 @@ class Tables:
         return tables.markdown(self.findings)
 
     def csv_text(self) -> str:
-        return tables.csv_text(self.findings)
+        return exports.csv_text(self.findings)
 
     def json_text(self) -> str:
-        return tables.json_text(self.findings)
+        return exports.json_text(self.findings)
 
     def print(self, console: Console | None = None) -> None:
         """Print the tables with rich, as wide as the terminal is."""
@@ -77,7 +77,7 @@ def _print(table: tables.Table, console: Console) -> None:
     rich_table = RichTable(title=table.title, title_justify="left", title_style="bold")
     for number, column in enumerate(table.columns):
         justify: Literal["right", "left"] = "right" if number in table.numeric else "left"
-        rich_table.add_column(column, justify=justify, overflow="fold", no_wrap=column in UNBROKEN)
+        rich_table.add_column(column, justify=justify, overflow="fold", no_wrap=column.startswith(UNBROKEN))
     for number, row in enumerate(table.rows):
         if number and number in table.sections:
             rich_table.add_section()

@@ -133,7 +133,8 @@ def first_byte_p99_ns(block: BlockRecord) -> float:
     return float(block.first_byte_p99_ns)
 
 
-def requests_per_s(block: BlockRecord) -> float:
+def request_rate(block: BlockRecord) -> float:
+    """Requests a second, or in a thousand million instructions."""
     return block.requests / ((block.ended_ns - block.started_ns) / 1e9)
 
 
@@ -151,8 +152,8 @@ def _mean_over_targets(medians: tuple[int, ...], block: BlockRecord) -> float:
     return float(np.mean(seen)) if seen else np.nan
 
 
-def _factors(key: CellKey) -> tuple[int, str, int, int]:
-    return key.services, key.traffic, key.connections, key.endpoints
+def _factors(key: CellKey) -> tuple[str, int, str, int, int]:
+    return key.kernel, key.services, key.traffic, key.connections, key.endpoints
 
 
 _LANE_ORDER = (DIRECT, "userspace", "iptables", "ipvs", "nftables")

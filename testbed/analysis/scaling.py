@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from testbed.analysis import rounds, statistics
-from testbed.analysis.effects import NS_PER_US
 from testbed.analysis.rounds import DIRECT, Cell, Value
 from testbed.analysis.statistics import Interval
+from testbed.analysis.unit import READINGS
 from testbed.results.format import CellKey
 
 PER = 1000
@@ -24,29 +24,30 @@ PER = 1000
 class Scaling:
     """One lane over all numbers of Services with the other factors fixed.
 
-    `last_slope_us` is µs per 1,000 Services for a connection to the last Service in the order of rules,
-    `mean_slope_us` for one to a Service anywhere. `visible_us` is the smallest slope that identical lanes
+    `last_slope` is what 1,000 Services add to a connection to the last Service in the order of rules,
+    `mean_slope` for one to a Service anywhere. `visible` is the smallest slope that identical lanes
     allow to see, None without a twin.
     """
 
+    kernel: str
     endpoints: int
     traffic: str
     connections: int
     lane: str
     mode: str
     services: tuple[int, ...]
-    mean_slope_us: Interval
-    last_slope_us: Interval
-    visible_us: float | None
+    mean_slope: Interval
+    last_slope: Interval
+    visible: float | None
     resolvable: bool | None
 
 
 def scalings(cells: Sequence[Cell]) -> list[Scaling]:
     """One entry a lane for every group of cells with at least two numbers of Services."""
-    groups: dict[tuple[int, str, int], list[Cell]] = {}
+    groups: dict[tuple[str, int, str, int], list[Cell]] = {}
     for cell in cells:
         key = cell.key
-        groups.setdefault((key.endpoints, key.traffic, key.connections), []).append(cell)
+        groups.setdefault((key.kernel, key.endpoints, key.traffic, key.connections), []).append(cell)
     found: list[Scaling] = []
     for group in groups.values():
         if len({cell.key.services for cell in group}) < 2:
@@ -57,21 +58,22 @@ def scalings(cells: Sequence[Cell]) -> list[Scaling]:
     return found
 
 
-def _scaling(group: Sequence[Cell], lane: str, visible_us: float | None) -> Scaling:
+def _scaling(group: Sequence[Cell], lane: str, visible: float | None) -> Scaling:
     present = [cell for cell in group if lane in cell.lanes]
     key: CellKey = present[0].key
     last = _slope_over_direct(present, lane, rounds.last_first_byte_ns)
     return Scaling(
+        kernel=key.kernel,
         endpoints=key.endpoints,
         traffic=key.traffic,
         connections=key.connections,
         lane=lane,
         mode=present[0].mode(lane),
         services=tuple(cell.key.services for cell in present),
-        mean_slope_us=_slope_over_direct(present, lane, rounds.first_byte_ns),
-        last_slope_us=last,
-        visible_us=visible_us,
-        resolvable=None if visible_us is None else statistics.resolvable(last, visible_us),
+        mean_slope=_slope_over_direct(present, lane, rounds.first_byte_ns),
+        last_slope=last,
+        visible=visible,
+        resolvable=None if visible is None else statistics.resolvable(last, visible),
     )
 
 
@@ -79,7 +81,7 @@ def _slope_over_direct(cells: Sequence[Cell], lane: str, value: Value) -> Interv
     points: list[tuple[float, float]] = []
     for cell in cells:
         ours, direct = cell.against_direct(lane, value)
-        points += [(cell.key.services / PER, cost / NS_PER_US) for cost in ours - direct]
+        points += [(cell.key.services / PER, cost / READINGS) for cost in ours - direct]
     return _slope(points)
 
 
@@ -90,7 +92,7 @@ def _visible_slope(cells: Sequence[Cell]) -> float | None:
         if cell.twins is not None:
             twin, original = cell.twins
             differences = cell.differences(twin, original, rounds.last_first_byte_ns)
-            points += [(cell.key.services / PER, difference / NS_PER_US) for difference in differences]
+            points += [(cell.key.services / PER, difference / READINGS) for difference in differences]
     found = _slope(points)
     return statistics.smallest_visible(found) if np.isfinite(found.half_width) else None
 

@@ -1,16 +1,13 @@
-"""The tables of a run as rows of text, and how they become Markdown, CSV and JSON.
+"""The tables of a run as rows of text, and how they become Markdown.
 
 Owns which columns there are. Pure: findings in, text out; must not compute anything, print or open files.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from testbed.analysis import wording
@@ -19,6 +16,7 @@ from testbed.analysis.effects import LaneEffect
 from testbed.analysis.findings import Findings
 from testbed.analysis.rounds import DIRECT
 from testbed.analysis.statistics import Interval
+from testbed.analysis.unit import Unit
 from testbed.results.format import CellKey
 
 
@@ -35,15 +33,21 @@ class Table:
 
 def all_tables(findings: Findings) -> list[Table]:
     """Every table that this run gives rise to, the documented comparison first."""
-    further = (pair_table(findings), control_plane_table(findings), interference_table(findings))
-    compared = [comparison_table(findings)] if findings.modes else []
+    further = (
+        pair_table(findings),
+        kernel_table(findings),
+        control_plane_table(findings),
+        interference_table(findings),
+        peak_table(findings),
+    )
+    compared = [comparison_table(findings, release) for release in findings.releases if findings.modes]
     return [*compared, cost_table(findings), *(table for table in further if table.rows)]
 
 
-def comparison_table(findings: Findings) -> Table:
-    """The five documented rows, each word with its measured evidence."""
+def comparison_table(findings: Findings, release: str) -> Table:
+    """The five documented rows, each word with its measured evidence under one kernel."""
     return Table(
-        title="The documented comparison, measured",
+        title="The documented comparison, measured" + (f" on Linux {release}" if release else ""),
         columns=("", *findings.modes),
         rows=tuple(
             (
@@ -53,7 +57,7 @@ def comparison_table(findings: Findings) -> Table:
                     for cell in row.cells.values()
                 ),
             )
-            for row in comparison(findings)
+            for row in comparison(findings.of_kernel(release))
         ),
         sections=frozenset(range(5)),
     )
@@ -61,6 +65,7 @@ def comparison_table(findings: Findings) -> Table:
 
 def cost_table(findings: Findings) -> Table:
     """Every lane of every cell with intervals."""
+    unit = findings.unit
     cells = [effect.cell for effect in findings.effects]
     starts = {number for number, cell in enumerate(cells) if number == 0 or cell != cells[number - 1]}
     return Table(
@@ -69,59 +74,61 @@ def cost_table(findings: Findings) -> Table:
             "Services",
             "traffic",
             "lane",
-            "first byte µs",
-            "over direct µs [95 %]",
+            f"first byte {unit.name}",
+            f"over direct {unit.name} [95 %]",
             "ratio [95 %]",
-            "last Service µs",
-            "p99 µs",
-            "requests/s",
-            "proxy CPU µs",
+            f"last Service {unit.name}",
+            f"p99 {unit.name}",
+            f"requests/{unit.rate}",
+            f"proxy CPU {unit.name}",
         ),
-        rows=tuple(map(_cost_row, findings.effects)),
+        rows=tuple(_cost_row(unit, effect) for effect in findings.effects),
         numeric=frozenset({0, *range(3, 10)}),
         sections=frozenset(starts),
     )
 
 
-def _cost_row(effect: LaneEffect) -> tuple[str, ...]:
+def _cost_row(unit: Unit, effect: LaneEffect) -> tuple[str, ...]:
     if effect.lane == DIRECT:
         over = ratio = last = ""
     else:
-        over = cost_words(effect.cost_us, effect.resolvable, None) if effect.cost_us else "?"
-        ratio = wording.factor(effect.ratio) if effect.ratio else "?"
-        last = wording.signed(effect.last_cost_us.value) if effect.last_cost_us else "?"
+        over = cost_words(unit, effect.cost, effect.resolvable, None) if effect.cost else "?"
+        ratio = unit.factor(effect.ratio) if effect.ratio else "?"
+        last = unit.signed(effect.last_cost.value) if effect.last_cost else "?"
     return (
         f"{effect.cell.services:,}",
         _traffic(effect.cell),
         effect.lane,
-        wording.number(effect.first_byte_us.value),
+        unit.number(effect.first_byte.value),
         over,
         ratio,
         last,
-        wording.number(effect.p99_us.value),
-        wording.number(effect.requests_per_s.value),
-        wording.number(effect.proxy_cpu_us.value) if effect.proxy_cpu_us else "",
+        unit.number(effect.p99.value),
+        wording.number(effect.request_rate.value),
+        unit.number(effect.proxy_cpu.value) if effect.proxy_cpu else "",
     )
 
 
 def _traffic(cell: CellKey) -> str:
     """`new-connection to 3`, with the number of users where there are several."""
     users = f" x{cell.connections}" if cell.connections > 1 else ""
-    return f"{cell.traffic}{users} to {cell.endpoints}"
+    kernel = f" on {cell.kernel}" if cell.kernel else ""
+    return f"{cell.traffic}{users} to {cell.endpoints}{kernel}"
 
 
 def pair_table(findings: Findings) -> Table:
     """The modes against each other."""
+    unit = findings.unit
     return Table(
         title="Modes against each other, paired by round",
-        columns=("cell", "difference", "µs [95 %]", "p (Holm)", "verdict"),
+        columns=("cell", "difference", f"{unit.name} [95 %]", "p (Holm)", "verdict"),
         rows=tuple(
             (
                 str(pair.cell),
                 f"{pair.ours} - {pair.theirs}",
-                f"{wording.signed(pair.difference_us.value)} {wording.bounds(pair.difference_us, sign=True)}",
+                f"{unit.signed(pair.difference.value)} {unit.bounds(pair.difference, sign=True)}",
                 "?" if math.isnan(pair.p_holm) else f"{pair.p_holm:.2g}",
-                _verdict(pair.ours, pair.theirs, pair.difference_us, pair.resolvable),
+                _verdict(pair.ours, pair.theirs, pair.difference, pair.resolvable),
             )
             for pair in findings.pairs
         ),
@@ -136,15 +143,17 @@ def control_plane_table(findings: Findings) -> Table:
         columns=("lane", "event", "Services", "to traffic", "sync", "rules", "proxy CPU", "proxy RSS"),
         rows=tuple(
             (
-                lane.lane + (f" (beside {DIRECT} only)" if lane.company else ""),
+                lane.lane
+                + (f" (beside {DIRECT} only)" if lane.company else "")
+                + (f" on {lane.kernel}" if lane.kernel else ""),
                 lane.event + (f" ({lane.start})" if lane.start else ""),
                 f"{lane.services:,}",
                 lane.reason.partition("\n")[0]
                 if lane.to_traffic_ns is None
-                else _duration(lane.to_traffic_ns),
-                _duration(lane.sync_ns),
+                else _duration(findings.unit, lane.to_traffic_ns),
+                _duration(findings.unit, lane.sync_ns),
                 "" if lane.rules is None else f"{lane.rules:,}",
-                _duration(lane.proxy_cpu_ns),
+                _duration(findings.unit, lane.proxy_cpu_ns),
                 "" if lane.rss_bytes is None else f"{lane.rss_bytes / 1e6:.0f} MB",
             )
             for lane in findings.lanes
@@ -156,21 +165,81 @@ def control_plane_table(findings: Findings) -> Table:
 
 def interference_table(findings: Findings) -> Table:
     """What the lanes did to each other, where that was measured."""
+    unit = findings.unit
     return Table(
         title="Interference: a lane beside all others against the lane alone",
-        columns=("cell", "lane", "alone µs", "beside all µs", "shift µs [95 %]", "verdict"),
+        columns=(
+            "cell",
+            "lane",
+            f"alone {unit.name}",
+            f"beside all {unit.name}",
+            f"shift {unit.name} [95 %]",
+            "verdict",
+        ),
         rows=tuple(
             (
                 str(found.cell),
                 found.lane,
-                wording.number(found.alone_us.value),
-                wording.number(found.together_us.value),
-                f"{wording.signed(found.shift_us.value)} {wording.bounds(found.shift_us, sign=True)}",
-                _judged(found.shift_us, found.disturbed) or "disturbed",
+                unit.number(found.alone.value),
+                unit.number(found.together.value),
+                f"{unit.signed(found.shift.value)} {unit.bounds(found.shift, sign=True)}",
+                _judged(found.shift, found.disturbed) or "disturbed",
             )
             for found in findings.interferences
         ),
         numeric=frozenset({2, 3, 4}),
+    )
+
+
+def kernel_table(findings: Findings) -> Table:
+    """Every mode under each kernel against the first one, where several were booted."""
+    unit = findings.unit
+    return Table(
+        title="Kernels side by side: a mode's cost over direct (direct: its first byte)",
+        columns=(
+            "cell",
+            "lane",
+            "from",
+            f"{unit.name}",
+            "to",
+            f"{unit.name}",
+            f"change {unit.name} [95 %]",
+            "verdict",
+        ),
+        rows=tuple(
+            (
+                str(found.cell),
+                found.lane,
+                found.kernels[0],
+                unit.number(found.before.value),
+                found.kernels[1],
+                unit.number(found.after.value),
+                f"{unit.signed(found.difference.value)} {unit.bounds(found.difference, sign=True)}",
+                _verdict(*found.kernels[::-1], found.difference, found.resolvable),
+            )
+            for found in findings.kernels
+        ),
+        numeric=frozenset({3, 5, 6}),
+    )
+
+
+def peak_table(findings: Findings) -> Table:
+    """The sharp peaks of each distribution: which paths requests took, and how many took each."""
+    unit = findings.unit
+    return Table(
+        title="Peaks of the distribution to the first byte: position and share of the requests",
+        columns=("cell", "lane", f"{unit.name} (share)", "spread out", "timer interrupts a request"),
+        rows=tuple(
+            (
+                str(found.cell),
+                found.lane,
+                ", ".join(f"{unit.number(peak.position)} ({peak.share:.0%})" for peak in found.peaks),
+                f"{found.spread:.0%}",
+                "" if found.interrupts is None else wording.number(found.interrupts),
+            )
+            for found in findings.peaks
+        ),
+        numeric=frozenset({3, 4}),
     )
 
 
@@ -184,6 +253,8 @@ def _caption(findings: Findings) -> Iterator[str]:
     clock = findings.facts.get("clock", "wall")
     name = " ".join(str(part) for part in (kernel.get("name"), kernel.get("release")) if part) or "unknown"
     yield f"Kernel under test: {name}; clock: {clock}, read inside that kernel."
+    if findings.unit.caveat:
+        yield findings.unit.caveat
     if kernel.get("name") == "uml":
         yield (
             "User-mode Linux makes system calls and the clock itself many times dearer than a native kernel: "
@@ -208,8 +279,8 @@ def _caption(findings: Findings) -> Iterator[str]:
         state = "covers 1.00" if pair.unbiased else "MISSES 1.00: the instrument is biased there"
         yield (
             f"Two identical lanes ({pair.lanes[0]} and {pair.lanes[1]}) at {pair.cell}: "
-            f"{wording.factor(pair.ratio)}, {state}; effects below {wording.number(pair.visible_us)} µs "
-            f"are {wording.NOT_RESOLVABLE}."
+            f"{findings.unit.factor(pair.ratio)}, {state}; "
+            f"effects below {findings.unit.amount(pair.visible)} are {wording.NOT_RESOLVABLE}."
         )
     yield "Intervals: 95 %, bootstrap over rounds, paired by round; requests are never pooled over rounds."
     yield f"Documented words: {SOURCE}."
@@ -223,25 +294,6 @@ def markdown(findings: Findings) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def csv_text(findings: Findings) -> str:
-    """One line for each lane of each cell, every number with its interval."""
-    text = io.StringIO()
-    writer: csv.DictWriter[str] | None = None
-    for effect in findings.effects:
-        line = _flat({"smallest_visible_us": findings.visible_us(effect), **_plain(effect)})
-        if writer is None:
-            writer = csv.DictWriter(text, list(line), lineterminator="\n", restval="")
-            writer.writeheader()
-        writer.writerow(line)
-    return text.getvalue()
-
-
-def json_text(findings: Findings) -> str:
-    """Everything that was found, with the comparison's rows; infinite bounds are null."""
-    found = {"comparison": _plain(comparison(findings)), "caption": caption(findings), **_plain(findings)}
-    return json.dumps(found, indent=1, allow_nan=False) + "\n"
-
-
 def _markdown_table(table: Table) -> str:
     align = ["---:" if number in table.numeric else "---" for number in range(len(table.columns))]
     lines = [table.columns, tuple(align), *table.rows]
@@ -250,51 +302,6 @@ def _markdown_table(table: Table) -> str:
 
 def _markdown_cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", "<br>")
-
-
-_INTERVALS = (
-    "first_byte_us",
-    "connect_us",
-    "p99_us",
-    "requests_per_s",
-    "cost_us",
-    "connect_cost_us",
-    "last_cost_us",
-    "ratio",
-    "proxy_cpu_us",
-    "proxy_switches",
-)
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Intervals as three columns each, also where there is none, so that all lines have the same."""
-    line: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in _INTERVALS:
-            bounds = value or {}
-            line |= {
-                name: bounds.get("value"),
-                f"{name}_low": bounds.get("low"),
-                f"{name}_high": bounds.get("high"),
-            }
-        elif isinstance(value, Mapping):
-            line |= value
-        else:
-            line[name] = value
-    return line
-
-
-def _plain(value: Any) -> Any:
-    """Values as JSON has them."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return _plain(asdict(value))
-    if isinstance(value, Mapping):
-        return {str(name): _plain(entry) for name, entry in value.items()}
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
 
 
 def _verdict(ours: str, theirs: str, difference: Interval, resolvable: bool | None) -> str:
@@ -310,8 +317,8 @@ def _judged(effect: Interval, resolvable: bool | None) -> str:
     return "" if resolvable else wording.NOT_RESOLVABLE
 
 
-def _duration(duration_ns: int | None) -> str:
-    return "" if duration_ns is None else wording.seconds(duration_ns)
+def _duration(unit: Unit, reading: int | None) -> str:
+    return "" if reading is None else unit.duration(reading)
 
 
 def _reasons(kind: str, counts: Mapping[str, int]) -> str:

@@ -8,44 +8,50 @@ from collections.abc import Sequence
 from testbed.analysis.statistics import Interval
 
 NOT_RESOLVABLE = "not resolvable"
+DIGITS = 3
 
 
-def number(value: float) -> str:
-    """Three significant digits, thousands separated: 0.412, 4.12, 41.2, 412, 4,120."""
+def number(value: float, digits: int = DIGITS) -> str:
+    """So many significant digits, at most three after the point: 0.412, 4.12, 41.2, 412, 4,120."""
     if not math.isfinite(value):
         return "?"
     size = abs(value)
-    digits = 3 if size < 1 else 2 if size < 10 else 1 if size < 100 else 0
-    return f"{value:,.{digits}f}" if round(size, 3) else "0"
+    before_point = sum(size >= 10**power for power in range(digits))
+    decimals = min(digits - before_point, 3)
+    return f"{value:,.{decimals}f}" if round(size, 3) else "0"
 
 
-def signed(value: float) -> str:
-    return f"+{number(value)}" if value > 0 else number(value)
+def signed(value: float, digits: int = DIGITS) -> str:
+    return f"+{number(value, digits)}" if value > 0 else number(value, digits)
 
 
-def bounds(found: Interval, sign: bool = False) -> str:
+def bounds(found: Interval, sign: bool = False, digits: int = DIGITS) -> str:
     """`[low, high]`, or a word where there were too few rounds for an interval."""
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
         return "[too few rounds]"
     word = signed if sign else number
-    return f"[{word(found.low)}, {word(found.high)}]"
+    return f"[{word(found.low, digits)}, {word(found.high, digits)}]"
 
 
-def added(found: Interval, unit: str = "µs") -> str:
-    """`+7.27 µs [+6.93, +7.64]`."""
-    return f"{signed(found.value)} {unit} {bounds(found, sign=True)}"
-
-
-def factor(found: Interval) -> str:
+def factor(found: Interval, decimals: int = 2) -> str:
     """`×1.03 [1.01, 1.05]`."""
+    value = f"×{found.value:.{decimals}f}"
     if not (math.isfinite(found.low) and math.isfinite(found.high)):
-        return f"×{found.value:.2f} [too few rounds]"
-    return f"×{found.value:.2f} [{found.low:.2f}, {found.high:.2f}]"
+        return f"{value} [too few rounds]"
+    return f"{value} [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
 
 
 def seconds(duration_ns: float) -> str:
     """`0.31 s`, `12 ms`."""
     return f"{number(duration_ns / 1e9)} s" if duration_ns >= 1e8 else f"{number(duration_ns / 1e6)} ms"
+
+
+def instructions(count: float) -> str:
+    """`12 k instr.`, `412 M instr.`, `2.71 G instr.`"""
+    for size, prefix in ((1e9, "G"), (1e6, "M")):
+        if count >= size:
+            return f"{number(count / size)} {prefix} instr."
+    return f"{number(count / 1e3)} k instr."
 
 
 def shares(counts: Sequence[int]) -> str:

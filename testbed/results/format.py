@@ -43,12 +43,13 @@ class Record:
 
 @dataclass(frozen=True)
 class CellKey:
-    """One combination of a sweep's factors."""
+    """One combination of a sweep's factors; `kernel` is a release where several kernels were booted."""
 
     services: int
     endpoints: int
     traffic: str
     connections: int
+    kernel: str = ""
 
     def __str__(self) -> str:
         parts = [
@@ -58,6 +59,8 @@ class CellKey:
         ]
         if self.connections != 1:
             parts.append(f"{self.connections} users")
+        if self.kernel:
+            parts.append(f"Linux {self.kernel}")
         return ", ".join(parts)
 
 
@@ -70,6 +73,10 @@ class BlockRecord(Record):
     measured Services in the order of creation, counted from 1, one for each target; empty for the direct
     lane, whose targets are the endpoints themselves. `position_requests`, `position_first_byte_ns` and
     `position_connect_ns` are the counts and medians by target. `attempt` counts from 1.
+
+    Times are readings of the run's clock: by the instruction clock, 1 ns is one executed instruction.
+    `idle_ns` (of `started_ns` .. `ended_ns`) was spent with nothing to run, and `timer_interrupts` hit the
+    block; None where the kernel does not tell.
 
     `proxy_cpu_ns` and `proxy_switches` belong to the lane's proxy process on the client's node,
     `system_cpu_ns` to the whole kernel (its own ticks: coarse), by kind. `company` is "" where all lanes
@@ -111,10 +118,13 @@ class BlockRecord(Record):
     syn_retransmits: int = 0
     conntrack_drops: int | None = None
     samples: int = 0
+    kernel: str = ""
+    idle_ns: int | None = None
+    timer_interrupts: int | None = None
 
     @property
     def cell(self) -> CellKey:
-        return CellKey(self.services, self.endpoints, self.traffic, self.connections)
+        return CellKey(self.services, self.endpoints, self.traffic, self.connections, self.kernel)
 
     @property
     def counts(self) -> bool:
@@ -150,6 +160,7 @@ class LaneRecord(Record):
     company: str = ""
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
+    kernel: str = ""
 
 
 @dataclass(frozen=True)
@@ -171,3 +182,4 @@ class BalanceRecord(Record):
     errors: Mapping[str, int] = field(default_factory=dict)
     status: str = OK
     reason: str = ""
+    kernel: str = ""

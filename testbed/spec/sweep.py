@@ -38,8 +38,8 @@ class Sweep(Model):
     tells how small a difference can be seen) is iptables where that is measured, else the last mode.
 
     `kernels` are images of Linux: each is booted once and measures every cell. By the instruction clock a
-    millisecond of `block_ms` is a million instructions, and `budget` does not count: how many rounds there are
-    must not depend on the machine.
+    millisecond of `block_ms` is a million instructions, and `budget` does not count: how many rounds there
+    are must not depend on the machine.
     """
 
     modes: Annotated[tuple[Mode, ...], AsList, Field(min_length=1)] = ("userspace", "iptables", "ipvs")

@@ -51,7 +51,7 @@ def sweep(services: Sequence[int], rounds: int, block_ms: int) -> Swept:
         main({"topology": topology.model_dump(mode="json"), "run_dir": directory}, _Wire())
         run = read_run(Path(directory))
         findings = analyse(run)
-    slope = next(one.last_slope_us for one in findings.scalings if one.lane == "iptables")
+    slope = next(one.last_slope for one in findings.scalings if one.lane == "iptables")
     return Swept(
         outside={str(cell): share for cell, share in outside_blocks(run.blocks).items()},
         slope_us=(slope.value, slope.low, slope.high),

@@ -28,6 +28,7 @@ def blocks(
     noise_ns: float = 4_000.0,
     drift_ns: float = 60_000.0,
     company: str = "",
+    kernel: str = "",
     seed: int = 1,
 ) -> list[BlockRecord]:
     """A run in which lane L costs `fixed_ns[L]` over direct and `slope_ns[L]` for each Service before.
@@ -60,6 +61,7 @@ def blocks(
                         attempt=1,
                         status="ok",
                         company=company,
+                        kernel=kernel,
                         started_ns=0,
                         ended_ns=150_000_000,
                         requests=300,
@@ -82,10 +84,12 @@ SLOPES = {"iptables": 7.0, "iptables-twin": 7.0}
 """µs per 1,000 Services, the same as ns per Service."""
 
 
-def write_run(directory: Path, records: Sequence[BlockRecord], *, state: str = "complete") -> None:
+def write_run(
+    directory: Path, records: Sequence[BlockRecord], *, state: str = "complete", clock: str = "wall"
+) -> None:
     with RunWriter(directory) as writer:
         writer.describe(
-            state=state, name="synthetic", kernel={"name": "uml", "release": "6.1.0"}, clock="wall"
+            state=state, name="synthetic", kernel={"name": "uml", "release": "6.1.0"}, clock=clock
         )
         for record in records:
             writer.block(record)

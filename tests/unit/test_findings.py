@@ -28,20 +28,20 @@ def effect_of(findings: Findings, lane: str, services: int):
 
 
 def test_every_injected_cost_is_recovered(findings: Findings) -> None:
-    for services, lane, cost_us in (
+    for services, lane, truth in (
         (1, "userspace", 2400),
         (1, "iptables", 12.007),
         (10000, "iptables", 12 + 7 * (1 + 5000 + 10000) / 3 / 1000),
         (10000, "ipvs", 14),
     ):
-        cost = effect_of(findings, lane, services).cost_us
+        cost = effect_of(findings, lane, services).cost
         assert cost is not None
-        assert cost.value == pytest.approx(cost_us, abs=4), (lane, services)
-        assert cost.low - 1 <= cost_us <= cost.high + 1
+        assert cost.value == pytest.approx(truth, abs=4), (lane, services)
+        assert cost.low - 1 <= truth <= cost.high + 1
 
 
 def test_the_last_service_costs_what_its_position_says(findings: Findings) -> None:
-    cost = effect_of(findings, "iptables", 10000).last_cost_us
+    cost = effect_of(findings, "iptables", 10000).last_cost
 
     assert cost is not None
     assert cost.value == pytest.approx(82, abs=4)
@@ -54,7 +54,7 @@ def test_identical_lanes_cover_a_ratio_of_one_as_often_as_they_should(tmp_path: 
     ]
 
     assert sum(pair.ratio.covers(1.0) for pair in pairs) >= 17
-    assert all(0 < pair.visible_us < 10 for pair in pairs)
+    assert all(0 < pair.visible < 10 for pair in pairs)
 
 
 def test_the_slope_of_iptables_is_found_and_ipvs_is_flat(findings: Findings) -> None:
@@ -62,8 +62,8 @@ def test_the_slope_of_iptables_is_found_and_ipvs_is_flat(findings: Findings) -> 
         next(one for one in findings.scalings if one.lane == lane) for lane in ("iptables", "ipvs")
     )
 
-    assert iptables.last_slope_us.value == pytest.approx(7, abs=0.4)
-    assert iptables.last_slope_us.low > 0
+    assert iptables.last_slope.value == pytest.approx(7, abs=0.4)
+    assert iptables.last_slope.low > 0
     assert iptables.resolvable is True
     assert ipvs.resolvable is False
 
@@ -109,7 +109,7 @@ def test_a_round_without_one_of_the_lanes_is_left_out_of_their_pair(tmp_path: Pa
     ]
     findings = found_in(tmp_path, records)
 
-    cost = effect_of(findings, "ipvs", 1).cost_us
+    cost = effect_of(findings, "ipvs", 1).cost
     assert cost is not None
     assert cost.value == pytest.approx(14, abs=5)
 
@@ -132,10 +132,10 @@ def test_lanes_with_boots_of_their_own_are_compared_over_their_own_direct_lane(t
 
     assert findings.modes == ("userspace", "iptables", "ipvs")
     for lane, cost_ns in FOUR_LANES.items():
-        cost = effect_of(findings, lane, 1).cost_us
+        cost = effect_of(findings, lane, 1).cost
         assert cost is not None
         assert cost.value == pytest.approx(cost_ns / 1000, abs=5)
-    assert findings.identicals[0].difference_us.covers(0)
+    assert findings.identicals[0].difference.covers(0)
 
 
 def test_interference_is_the_shift_of_a_lane_beside_all_others(tmp_path: Path) -> None:
@@ -146,6 +146,6 @@ def test_interference_is_the_shift_of_a_lane_beside_all_others(tmp_path: Path) -
     findings = found_in(tmp_path, records)
 
     by_lane = {found.lane: found for found in findings.interferences}
-    assert by_lane["ipvs"].shift_us.value == pytest.approx(30, abs=4)
+    assert by_lane["ipvs"].shift.value == pytest.approx(30, abs=4)
     assert by_lane["ipvs"].disturbed is True
     assert by_lane["iptables"].disturbed is False
