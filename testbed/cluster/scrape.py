@@ -1,4 +1,4 @@
-"""Reading a proxy's own metrics, in the Prometheus text format."""
+"""Asking a proxy how it is: its metrics in the Prometheus text format, and its probes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,20 @@ def scrape_metrics(port: int) -> dict[str, float]:
     try:
         connection.request("GET", "/metrics")
         return parse_metrics(connection.getresponse().read().decode())
-    except http.client.HTTPException as error:
+    except (http.client.HTTPException, ValueError) as error:
         raise ConnectionError(f"no metrics on port {port}: {error!r}") from error
+    finally:
+        connection.close()
+
+
+def answers_ok(port: int, path: str) -> bool:
+    """Whether `http://127.0.0.1:port/path` is answered with 200, in the calling thread's namespace."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except (OSError, http.client.HTTPException):
+        return False
     finally:
         connection.close()
 
@@ -26,11 +38,12 @@ def scrape_metrics(port: int) -> dict[str, float]:
 def parse_metrics(text: str) -> dict[str, float]:
     """`name{label="value"}` to value; comments and timestamps are left out.
 
-    Format: https://prometheus.io/docs/instrumenting/exposition_formats/
+    Format: https://prometheus.io/docs/instrumenting/exposition_formats/. Raises ValueError for anything else.
     """
     samples = {}
     for line in text.splitlines():
         if line and not line.startswith("#"):
             end = line.rfind("}") + 1 or line.find(" ")
-            samples[line[:end]] = float(line[end:].split()[0])
+            value, *_timestamp = line[end:].split() or [""]
+            samples[line[:end]] = float(value)
     return samples

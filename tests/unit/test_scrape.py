@@ -1,5 +1,7 @@
 """A proxy's metrics are read as Prometheus writes them."""
 
+import pytest
+
 from testbed.cluster.scrape import parse_metrics
 
 
@@ -18,3 +20,9 @@ def test_samples_are_named_with_their_labels_and_comments_are_passed_over() -> N
         "kubeproxy_y": 1.5e-05,
         "kubeproxy_z": 2.0,
     }
+
+
+@pytest.mark.parametrize("text", ['{"pod": "web-1"}', "404 page not found", "kubeproxy_x"])
+def test_what_is_no_metrics_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="could not convert"):
+        parse_metrics(text)
