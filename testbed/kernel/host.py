@@ -7,7 +7,7 @@ from functools import cached_property
 
 from testbed.errors import MachineLacks
 from testbed.kernel.features import PROBE, Features, No, hear_features
-from testbed.kernel.job import Job
+from testbed.kernel.job import Job, check_clock
 from testbed.kernel.prepare import plan_job
 from testbed.kernel.session import Session
 
@@ -25,8 +25,10 @@ class HostKernel:
 
         Raises:
             SandboxForbidden: the machine does not let this user build a sandbox.
+            MachineLacks: the job wants another clock than the machine's.
             BadResults: the job's writable directory cannot be written.
         """
+        check_clock(job, self.name)
         return Session(lambda fds: plan_job(job, fds), hello_timeout_s=_HELLO_TIMEOUT_S)
 
     def features(self) -> Features:

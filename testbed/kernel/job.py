@@ -18,6 +18,7 @@ from typing import Any
 from testbed.errors import MachineLacks, ProcessDied, TestbedError, UserError
 from testbed.kernel.line import Line
 from testbed.net.sandbox import SandboxForbidden
+from testbed.spec.clock import INSTRUCTIONS, WALL, Clock
 
 CRASHED = 1
 INTERRUPTED = 130
@@ -35,6 +36,7 @@ class Job:
         writable: the one directory of the machine that the job can write; None for none.
         modes: proxy modes whose modules a guest loads before the job starts.
         memory_mb: memory of a guest, and the limit of private storage in a sandbox.
+        clock: what time is in there; only an emulated guest can count instructions.
     """
 
     entry: str
@@ -42,6 +44,16 @@ class Job:
     writable: Path | None = None
     modes: frozenset[str] = frozenset()
     memory_mb: int = 2048
+    clock: Clock = WALL
+
+
+def check_clock(job: Job, kernel: str) -> None:
+    """Raise MachineLacks unless the job is content with the machine's own clock, all that `kernel` has."""
+    if job.clock == INSTRUCTIONS:
+        raise MachineLacks(
+            f"the {kernel} kernel cannot count instructions: only an emulated machine can",
+            "--kernel qemu, or --clock wall",
+        )
 
 
 def enter_place(environment: Mapping[str, str], directory: str) -> None:

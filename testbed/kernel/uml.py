@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed.errors import CommandFailed, MachineLacks
 from testbed.kernel.features import MODES, PROBE, Features, No, hear_features
-from testbed.kernel.job import Job
+from testbed.kernel.job import Job, check_clock
 from testbed.kernel.plan import GuestPlan
 from testbed.kernel.prepare import plan_job
 from testbed.kernel.session import Session
@@ -55,11 +55,13 @@ class UmlKernel:
         session's notes say so.
 
         Raises:
-            MachineLacks: no user-mode Linux here, too little memory, or something that it needs is missing.
+            MachineLacks: no user-mode Linux here, too little memory, something that it needs is missing, or
+                the job wants another clock than the machine's.
             BadResults: the job's writable directory cannot be written.
             ProcessDied: the guest's kernel ended before the job began; the evidence is its console.
             WaitTimeout: the guest does not get as far as the job.
         """
+        check_clock(job, self.name)
         _check_memory(job.memory_mb)
         try:
             return self._boot(job)
