@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -17,10 +18,11 @@ from aiohttp import web
 from testbed.cluster.api import encoding, failures
 from testbed.cluster.api.discovery import documents
 from testbed.cluster.api.encoding import Body
-from testbed.cluster.api.options import delete_options, list_options, watch_options
+from testbed.cluster.api.options import delete_options, list_options, log_options, watch_options
 from testbed.cluster.api.paths import Target, parse_target
 from testbed.cluster.api.registry import Registry
 from testbed.cluster.api.tables import TableForm
+from testbed.cluster.podlogs import last_lines, log_path, read_log
 from testbed.cluster.store import Record
 from testbed.errors import ApiError
 
@@ -28,16 +30,21 @@ _BODY_LIMIT = 3 * 1024 * 1024  # bytes; Kubernetes' limit of a request
 _LOAD_LIMIT = 1024**3  # bytes
 _CHUNK = 1000  # objects or events encoded into one write
 _BOOKMARK_EVERY_S = 60.0
+_LOG_EVERY_S = 0.2  # between two looks at a log that is being followed
 _JSON = "application/json"
 
 log = logging.getLogger(__name__)
 
 
 class ApiServer:
-    """Answers requests from one registry; the object itself is aiohttp's request handler."""
+    """Answers requests from one registry; the object itself is aiohttp's request handler.
 
-    def __init__(self, registry: Registry) -> None:
+    `pod_logs` is the directory of the pods' logs; without one they have none.
+    """
+
+    def __init__(self, registry: Registry, pod_logs: Path | None = None) -> None:
         self._registry = registry
+        self._pod_logs = pod_logs
         self._loading = asyncio.Lock()
         self._documents = {path: orjson.dumps(document) for path, document in documents().items()}
 
@@ -87,6 +94,8 @@ class ApiServer:
             raise failures.bad_request("dry runs are not supported")
         if target.subresource == "scale":
             return await self._scale(request, target)
+        if target.subresource == "log":
+            return await self._log(request, target)
         if not target.name:
             return await self._serve_collection(request, target)
         resource, namespace, name, subresource = target
@@ -151,6 +160,32 @@ class ApiServer:
             case _:
                 raise failures.method_not_allowed()
         return _json(registry.scale_of(record))
+
+    async def _log(self, request: web.BaseRequest, target: Target) -> web.StreamResponse:
+        """What a pod has written; with `follow`, also what it goes on to write, until it is gone."""
+        if request.method != "GET":
+            raise failures.method_not_allowed()
+        options = log_options(request.query)
+        place = (target.resource, target.namespace, target.name)
+        uid = self._registry.store.get(*place).uid
+        path = self._pod_logs and log_path(self._pod_logs, target.namespace, target.name)
+        whole = read_log(path) if path else b""
+        data = last_lines(whole, options.tail_lines)
+        if not options.follow or not path:
+            return web.Response(body=data, content_type="text/plain")
+        response = web.StreamResponse(headers={"Content-Type": "text/plain"})
+        await response.prepare(request)
+        told = len(whole)
+        while True:
+            await response.write(data)
+            record = self._registry.store.find(*place)
+            if record is None or record.uid != uid:
+                break
+            await asyncio.sleep(_LOG_EVERY_S)
+            data = read_log(path, told)
+            told += len(data)
+        await response.write_eof()
+        return response
 
     def _object(
         self, request: web.BaseRequest, target: Target, record: Record, status: HTTPStatus = HTTPStatus.OK

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -19,11 +18,22 @@ from typing import Self
 
 from testbed.cluster.apiclient import ApiClient
 from testbed.cluster.backend import BackendClient, Listening, start_backend
-from testbed.cluster.controlplane import start_control_plane
+from testbed.cluster.controlplane import PORT, start_control_plane
 from testbed.cluster.filters import filter_rules_text
 from testbed.cluster.hosts import RESOLVER_TEXT, hosts_text
-from testbed.cluster.plan import UNDERLAY, UNDERLAY6, Plan, PodPlan, make_plan
+from testbed.cluster.kubeproxy import (
+    API_URL,
+    HEALTHZ_PORT,
+    METRICS_PORT,
+    ProxyRun,
+    configuration_text,
+    kubeconfig_text,
+)
+from testbed.cluster.plan import Plan, PodPlan, make_plan
+from testbed.cluster.podlogs import log_path
 from testbed.cluster.population import population
+from testbed.cluster.proxies import ProxyOptions as ProxyOptions
+from testbed.cluster.proxies import proxy_arguments
 from testbed.cluster.scrape import scrape_metrics
 from testbed.errors import UserError
 from testbed.net import process
@@ -34,45 +44,17 @@ from testbed.net.tools import find_tool, tool_environment
 from testbed.net.wait import wait_until
 from testbed.proxy.iptables.restore import Iptables
 from testbed.proxy.model import Family
-from testbed.spec import Link, Topology
+from testbed.spec import ExternalProxy, Link, Topology
+from testbed.spec.networks import NODE_NETWORK, NODE_NETWORK6
+from testbed.spec.service import NODE_PORTS
 
 RUNTIME = Path("/run/testbed")
 _RESOLVER = Path("/etc/resolv.conf")
 CLIENT = "client"
 DIRECT = "direct"
-API_URL = "http://127.0.0.1:8080"
-METRICS_PORT = 10249
-HEALTHZ_PORT = 10256
 _PROXY_STOP_S = 10.0
-
-
-@dataclass(frozen=True)
-class ProxyOptions:
-    """How the proxies of a cluster run.
-
-    `mode` is a proxy mode or "direct" (no proxy at all); `start` is "fork" (from this process, everything
-    imported) or "exec" (a fresh program); `nodes` is "all" or "client" (the client's node only).
-    """
-
-    mode: str
-    start: str = "fork"
-    scheduler: str = "rr"
-    iptables_variant: str = "auto"
-    arguments: tuple[str, ...] = ()
-    nodes: str = "all"
-
-    @classmethod
-    def of(cls, topology: Topology, *, mode: str, start: str | None = None, nodes: str | None = None) -> Self:
-        """What the topology's `proxy` section says, with `mode` and the given exceptions."""
-        said = topology.proxy
-        return cls(
-            mode=mode,
-            start=start or said.start,
-            scheduler=said.scheduler,
-            iptables_variant=said.iptables_variant,
-            arguments=said.arguments,
-            nodes=nodes or said.nodes,
-        )
+_MEASURED_SYNC_PERIOD_S = 3600.0
+"""Of another proxy where one is measured: a sync for no reason would disturb the blocks of all lanes."""
 
 
 class LiveCluster:
@@ -103,6 +85,7 @@ class LiveCluster:
         self.directory = RUNTIME / (lane or "lab")
         self.log_dir = log_dir or self.directory
         self.services = services
+        self._pod_logs = self.directory / "pods"
         self.pods: dict[str, PodPlan] = {}
         self.proxies: dict[str, process.Child] = {}
         self._children: list[process.Child] = []
@@ -111,12 +94,14 @@ class LiveCluster:
     def __enter__(self) -> Self:
         """Build the wiring, start backend, control plane and proxies, in that order."""
         with ExitStack() as stack:
-            self.directory.mkdir(parents=True, exist_ok=True)
+            self._pod_logs.mkdir(parents=True, exist_ok=True)
             self.plan = make_plan(self.topology)
             self.pods = {pod.name: pod for pod in self.plan.pods}
             self.fabric = stack.enter_context(self._build_fabric())
+            self._reserve_ports()
             self._shape_links()
             self._link_tools()
+            self._write_kubeconfigs()
             self._install_filter_rules()
             self.backend = stack.enter_context(self._start_backend(stack))
             self.api = stack.enter_context(self._start_control_plane(stack))
@@ -151,26 +136,12 @@ class LiveCluster:
         for node in self.proxied_nodes:
             self.proxies[node] = self._start_proxy(node)
 
-    def stop_proxies(self, *, cleanup: bool = False) -> None:
-        """End the proxies; their rules stay, as kube-proxy's do, unless `cleanup` is asked for."""
-        for node, proxy in self.proxies.items():
+    def stop_proxies(self) -> None:
+        """End the proxies; their rules stay, as kube-proxy's do."""
+        for proxy in self.proxies.values():
             proxy.terminate(_PROXY_STOP_S)
             proxy.close()
-            if cleanup:
-                self._run_tool(node, [*_python("testbed.proxy"), *self._proxy_arguments(node), "--cleanup"])
         self.proxies = {}
-
-    def restart_proxies(self, options: ProxyOptions) -> None:
-        """Stop the proxies, remove what they installed, and start them with other options."""
-        self.stop_proxies(cleanup=True)
-        self.options = options
-        self._link_tools()
-        self.start_proxies()
-
-    def switch_mode(self, mode: str) -> None:
-        """Take every proxied node from its mode to `mode`, and wait until the new proxies have synced."""
-        self.restart_proxies(replace(self.options, mode=mode))
-        self.wait_synced()
 
     def wait_synced(self, timeout_s: float = 120.0) -> None:
         """Wait until every proxy has finished its first sync.
@@ -215,6 +186,16 @@ class LiveCluster:
             argv, namespace=self.namespace(name), mounts=self._mounts(name), env=self._environment(name)
         )
 
+    def spawn(self, node: str, argv: Sequence[str], *, name: str, log: Path) -> process.Child:
+        """Start a program on a node that dies with the calling thread; raises as `process.spawn`."""
+        return process.spawn(
+            argv, name=name, namespace=self.fabric.nodes[node], env=self._environment(node), log=log
+        )
+
+    def pod_log(self, namespace: str, name: str) -> Path:
+        """Where the API reads what a pod has written."""
+        return log_path(self._pod_logs, namespace, name)
+
     def run_pod(self, pod: PodPlan) -> None:
         """Wire one more pod to its node and serve its ports.
 
@@ -243,11 +224,11 @@ class LiveCluster:
         return build_fabric(
             self.plan.attachments(),
             outside_address=self.plan.outside,
-            underlay=str(UNDERLAY),
+            underlay=str(NODE_NETWORK),
             prefix=f"{self.lane}-" if self.lane else "",
             ipv6=self.plan.dual_stack,
             outside_address6=self.plan.outside6,
-            underlay6=str(UNDERLAY6) if self.plan.dual_stack else None,
+            underlay6=str(NODE_NETWORK6) if self.plan.dual_stack else None,
         )
 
     def _shape_links(self) -> None:
@@ -266,6 +247,12 @@ class LiveCluster:
                     loss_ratio=link.loss_ratio,
                 )
 
+    def _reserve_ports(self) -> None:
+        """Keep the ports of servers that come later from a userspace proxy, which takes any that is free."""
+        fixed = ",".join(map(str, sorted((PORT, METRICS_PORT, HEALTHZ_PORT))))
+        for node in self.fabric.nodes.values():
+            node.sysctl("net.ipv4.ip_local_reserved_ports", f"{fixed},{NODE_PORTS[0]}-{NODE_PORTS[-1]}")
+
     def _link_tools(self) -> None:
         """Make `iptables` on a node's PATH the variant that its proxy writes."""
         self.iptables = Iptables(Family.IPV4, self.options.iptables_variant)
@@ -276,6 +263,15 @@ class LiveCluster:
                 link = directory / f"{family}{suffix}"
                 link.unlink(missing_ok=True)
                 link.symlink_to(find_tool(f"{family}-{self.iptables.variant}{suffix}"))
+
+    def _write_kubeconfigs(self) -> None:
+        """Nodes find the API on loopback, pods and the outside on the first node's own address."""
+        first = self.plan.nodes[0]
+        for place, server in (("node", API_URL), ("pod", f"http://{first.address}:{PORT}")):
+            self._kubeconfig(place).write_text(kubeconfig_text(server))
+
+    def _kubeconfig(self, place: str) -> Path:
+        return self.directory / f"kubeconfig.{place}"
 
     def _install_filter_rules(self) -> None:
         if self.topology.filter_rules:
@@ -301,46 +297,50 @@ class LiveCluster:
 
     def _start_control_plane(self, stack: ExitStack) -> ApiClient:
         socket_path = self.directory / "api.sock"
+        first = self.plan.nodes[0]
         child = start_control_plane(
             tuple(self.fabric.nodes.values()),
+            addresses=[(self.fabric.nodes[first.name], first.address)],
             socket_path=socket_path,
             log=self.log_dir / "control-plane.log",
             service_cidr=",".join(self.plan.service_cidrs),
+            pod_logs=self._pod_logs,
         )
         self._children.append(stack.enter_context(child))
         return ApiClient(socket_path)
 
     def _start_proxy(self, node: str) -> process.Child:
-        arguments = self._proxy_arguments(node)
-        environment = self._environment(node)
-        log = self.log_dir / f"proxy-{node}.log"
+        name, log = f"proxy of {node}", self.log_dir / f"proxy-{node}.log"
+        if self.options.external:
+            return self.spawn(node, self._external_command(node, self.options.external), name=name, log=log)
+        arguments = proxy_arguments(self.options, self.plan, node, self.iptables.variant)
         if self.options.start == "exec":
-            return process.spawn(
-                [*_python("testbed.proxy"), *arguments],
-                name=f"proxy of {node}",
-                namespace=self.fabric.nodes[node],
-                env=environment,
-                log=log,
-            )
+            return self.spawn(node, [*_python("testbed.proxy"), *arguments], name=name, log=log)
+        environment = self._environment(node)
         return process.fork(
             lambda: _run_proxy(arguments, environment),
-            name=f"proxy of {node}",
+            name=name,
             namespace=self.fabric.nodes[node],
             log=log,
         )
 
-    def _proxy_arguments(self, node: str) -> list[str]:
-        return [
-            f"--master={API_URL}",
-            f"--hostname-override={node}",
-            f"--proxy-mode={self.options.mode}",
-            f"--cluster-cidr={','.join(self.plan.cluster_cidrs)}",
-            f"--ipvs-scheduler={self.options.scheduler}",
-            f"--iptables-variant={self.iptables.variant}",
-            f"--metrics-bind-address=127.0.0.1:{METRICS_PORT}",
-            f"--healthz-bind-address=0.0.0.0:{HEALTHZ_PORT}",
-            *self.options.arguments,
-        ]
+    def _external_command(self, node: str, external: ExternalProxy) -> list[str]:
+        """The command of another proxy, with the files that it is told of."""
+        kubeconfig, config = self._kubeconfig("node"), self.directory / f"proxy-{node}.conf"
+        run = ProxyRun(
+            mode=external.mode,
+            cluster_cidrs=self.plan.cluster_cidrs,
+            scheduler=self.options.scheduler,
+            sync_period_s=_MEASURED_SYNC_PERIOD_S,
+        )
+        config.write_text(configuration_text(run, str(kubeconfig)))
+        return external.command_line(
+            node=node,
+            config=str(config),
+            kubeconfig=str(kubeconfig),
+            master=API_URL,
+            cluster_cidr=",".join(self.plan.cluster_cidrs),
+        )
 
     def _synced(self, node: str) -> bool:
         self.proxies[node].check()
@@ -358,6 +358,7 @@ class LiveCluster:
         return {
             "PATH": f"{self.directory / 'bin'}:{tool_environment()['PATH']}",
             "XTABLES_LOCKFILE": str(self.directory / f"{name}.xtables.lock"),
+            "KUBECONFIG": str(self._kubeconfig("node" if name in self.fabric.nodes else "pod")),
         }
 
     def _mounts(self, name: str) -> Mapping[Path, Path]:

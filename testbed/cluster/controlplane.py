@@ -31,6 +31,7 @@ _KEEPALIVE_S = 3600.0
 def start_control_plane(
     namespaces: Sequence[Namespace],
     *,
+    addresses: Sequence[tuple[Namespace, str]] = (),
     socket_path: Path,
     log: Path | None = None,
     name: str = "control-plane",
@@ -38,14 +39,15 @@ def start_control_plane(
 ) -> Child:
     """Start a control plane and return once it answers.
 
-    It listens on a Unix socket at `socket_path`, and over plain HTTP on 127.0.0.1:8080 inside each of
-    `namespaces`. `settings` are the fields of `Settings`. Raises ProcessDied or WaitTimeout, and OSError
-    when an address is taken.
+    It listens on a Unix socket at `socket_path`, and over plain HTTP on port 8080: on 127.0.0.1 inside each
+    of `namespaces`, and on each of `addresses`, in the namespace beside it. `settings` are the fields of
+    `Settings`. Raises ProcessDied or WaitTimeout, and OSError when an address is taken.
     """
     chosen = Settings(**settings)
     with ExitStack() as stack:
         listening = [stack.enter_context(_unix_socket(socket_path))]
-        listening += [stack.enter_context(_loopback_socket(namespace)) for namespace in namespaces]
+        places = [*((namespace, "127.0.0.1") for namespace in namespaces), *addresses]
+        listening += [stack.enter_context(_tcp_socket(*place)) for place in places]
         ready, started = os.pipe()
         stack.callback(os.close, ready)
         try:
@@ -69,10 +71,10 @@ def _unix_socket(path: Path) -> socket.socket:
     return listener
 
 
-def _loopback_socket(namespace: Namespace) -> socket.socket:
+def _tcp_socket(namespace: Namespace, address: str) -> socket.socket:
     listener = namespace.socket(socket.AF_INET, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind(("127.0.0.1", PORT))
+    listener.bind((address, PORT))
     listener.listen(_BACKLOG)
     return listener
 
@@ -96,7 +98,10 @@ async def _serve(listening: Sequence[socket.socket], settings: Settings, started
     registry = Registry(settings, loop.call_later)
     # A watch ends by cancellation when its client goes away: nothing else would tell it.
     server = web.Server(
-        ApiServer(registry), access_log=None, handler_cancellation=True, keepalive_timeout=_KEEPALIVE_S
+        ApiServer(registry, settings.pod_logs),
+        access_log=None,
+        handler_cancellation=True,
+        keepalive_timeout=_KEEPALIVE_S,
     )
     runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
     await runner.setup()

@@ -1,27 +1,28 @@
 """The lab's kubelet: makes real what the control plane writes down, while an interactive lab runs.
 
-Owns the pods that come and go after the cluster was built, and keeps the hosts files up to date. Must not
-know what wants those pods: a Deployment that was scaled looks the same as a pod created by hand.
+Owns the pods that come and go after the cluster was built, those of kube-proxy included, and keeps the hosts
+files up to date. Must not know what wants those pods: a Deployment that was scaled looks the same as a pod
+created by hand.
 """
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Self
 
-from testbed.cluster.apiclient import Watch, WatchEvent
 from testbed.cluster.cluster import LiveCluster
+from testbed.cluster.following import Follower
 from testbed.cluster.plan import PodPlan
-from testbed.errors import ApiError, TestbedError, UserError
+from testbed.cluster.proxypods import ProxyPods, is_proxy_pod
+from testbed.errors import UserError
 from testbed.spec import PodPort, PodSpec
 from testbed.spec.objects import pod_status
 from testbed.spec.placement import GENERIC_PORTS
 
-_log = logging.getLogger(__name__)
+Object = dict[str, Any]
 
 
 class Kubelet:
@@ -29,22 +30,19 @@ class Kubelet:
 
     def __init__(self, cluster: LiveCluster) -> None:
         self._cluster = cluster
-        self._watches: list[Watch] = []
+        self._proxies = ProxyPods(cluster)
+        self._naming = threading.Lock()
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for kind, follow in (
-                ("pods", self._follow_pod),
-                ("services", self._rename),
-                ("namespaces", self._rename),
+            stack.enter_context(self._proxies)
+            for kind, changed, gone in (
+                ("pods", self._pod_changed, self._pod_gone),
+                ("services", _nothing, _nothing),
+                ("namespaces", _nothing, _nothing),
             ):
-                since = self._cluster.api.list(kind).resource_version
-                watch = stack.enter_context(self._cluster.api.watch(kind, resource_version=since))
-                thread = threading.Thread(target=_each, args=(watch, follow), name=f"kubelet {kind}")
-                thread.start()
-                stack.callback(thread.join)
-                stack.callback(watch.close)
+                stack.enter_context(Follower(self._cluster.api, kind, changed, gone, self._rename))
             self._stack = stack.pop_all()
         return self
 
@@ -53,27 +51,31 @@ class Kubelet:
     ) -> None:
         self._stack.close()
 
-    def _rename(self, event: WatchEvent) -> None:
-        if event.type != "BOOKMARK":
+    def _rename(self) -> None:
+        with self._naming:
             self._cluster.refresh_hosts()
 
-    def _follow_pod(self, event: WatchEvent) -> None:
+    def _pod_changed(self, pod: Object) -> None:
         """Start a pod that was given a node, stop one that is to go."""
-        pod = event.object
-        if event.type == "BOOKMARK":
-            return
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
-        if event.type == "DELETED":
-            self._cluster.stop_pod(name)
+        if is_proxy_pod(pod):
+            self._proxies.changed(pod)
         elif "deletionTimestamp" in pod["metadata"]:
             self._cluster.stop_pod(name)
             self._cluster.api.delete("Pod", name, namespace, grace_s=0)
         elif pod["spec"].get("nodeName") and not pod.get("status", {}).get("podIP"):
             self._start(pod)
-        self._cluster.refresh_hosts()
+
+    def _pod_gone(self, pod: Object) -> None:
+        if is_proxy_pod(pod):
+            self._proxies.gone(pod)
+        else:
+            self._cluster.stop_pod(pod["metadata"]["name"])
 
     def _start(self, pod: Mapping[str, Any]) -> None:
         name, namespace = pod["metadata"]["name"], pod["metadata"]["namespace"]
+        if name in self._cluster.pods:
+            return  # listed anew before its address was written
         try:
             planned = self._plan(pod)
             self._cluster.run_pod(planned)
@@ -111,12 +113,5 @@ def container_ports(containers: Iterable[Mapping[str, Any]]) -> Iterable[PodPort
             yield PodPort(port["containerPort"], port.get("protocol", "TCP"), port.get("name"))
 
 
-def _each(watch: Watch, follow: Callable[[WatchEvent], None]) -> None:
-    """Handle events until the watch is closed; one that cannot be handled is told in the log."""
-    for event in watch:
-        try:
-            follow(event)
-        except ApiError as error:
-            _log.warning("the object changed meanwhile: %s", error)
-        except (TestbedError, OSError):
-            _log.exception("could not follow %s", event.object["metadata"].get("name"))
+def _nothing(obj: Object) -> None:
+    """Only names depend on it, and those are written anew once all has been told."""

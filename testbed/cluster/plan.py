@@ -15,11 +15,8 @@ from itertools import islice
 from testbed.errors import UserError
 from testbed.net.fabric import NodeAttachment, PodAttachment
 from testbed.spec import PodSpec, Topology, place
+from testbed.spec.networks import CLUSTER_NETWORK6, NODE_NETWORK, NODE_NETWORK6, SERVICE_NETWORK6
 
-UNDERLAY = IPv4Network("172.18.0.0/16")
-UNDERLAY6 = IPv6Network("fd00:172:18::/64")
-CLUSTER_CIDR6 = IPv6Network("fd00:10:244::/48")
-SERVICE_CIDR6 = IPv6Network("fd00:10:96::/112")
 _POD_PREFIX = 24
 _POD_PREFIX6 = 64
 
@@ -121,13 +118,13 @@ def make_plan(topology: Topology) -> Plan:
             f"cluster_cidr {cluster} has no room for {topology.nodes} nodes with up to {most_pods} pods: "
             "take a wider network"
         )
-    networks6 = list(islice(CLUSTER_CIDR6.subnets(new_prefix=_POD_PREFIX6), topology.nodes))
+    networks6 = list(islice(CLUSTER_NETWORK6.subnets(new_prefix=_POD_PREFIX6), topology.nodes))
     nodes = tuple(
         NodePlan(
             name=f"node{index}",
-            address=str(UNDERLAY[index]),
+            address=str(NODE_NETWORK[index]),
             pod_network=network,
-            address6=str(UNDERLAY6[index]) if dual else None,
+            address6=str(NODE_NETWORK6[index]) if dual else None,
             pod_network6=network6 if dual else None,
         )
         for index, (network, network6) in enumerate(zip(networks, networks6, strict=True), start=1)
@@ -135,11 +132,11 @@ def make_plan(topology: Topology) -> Plan:
     return Plan(
         nodes=nodes,
         pods=tuple(_addresses(specs, {node.name: node for node in nodes})),
-        outside=str(UNDERLAY[-2]),
-        outside6=str(UNDERLAY6[0xFFFE]) if dual else None,
-        cluster_cidrs=(str(cluster), str(CLUSTER_CIDR6)) if dual else (str(cluster),),
+        outside=str(NODE_NETWORK[-2]),
+        outside6=str(NODE_NETWORK6[0xFFFE]) if dual else None,
+        cluster_cidrs=(str(cluster), str(CLUSTER_NETWORK6)) if dual else (str(cluster),),
         service_cidrs=(
-            (str(ip_network(topology.service_cidr)), str(SERVICE_CIDR6))
+            (str(ip_network(topology.service_cidr)), str(SERVICE_NETWORK6))
             if dual
             else (str(ip_network(topology.service_cidr)),)
         ),

@@ -70,7 +70,7 @@ PODS = Resource(
     short=("po",),
     categories=ALL,
     fields=("spec.nodeName", "status.phase", "status.podIP"),
-    subresources=STATUS,
+    subresources=("status", "log"),
 )
 SERVICES = Resource(
     "Service",
@@ -95,6 +95,10 @@ DEPLOYMENTS = Resource(
     subresources=("status", "scale"),
 )
 
+DAEMONSETS = Resource("DaemonSet", "daemonsets", "apps", short=("ds",), categories=ALL, subresources=STATUS)
+TEMPLATED = (DEPLOYMENTS, DAEMONSETS)
+"""Kinds whose specification has generations, by which their users see whether it was acted upon."""
+
 RESOURCES = (
     NAMESPACES,
     NODES,
@@ -106,6 +110,7 @@ RESOURCES = (
     EVENTS,
     ENDPOINTSLICES,
     DEPLOYMENTS,
+    DAEMONSETS,
 )
 
 BY_KIND = {(resource.api_version, resource.kind): resource for resource in RESOURCES}

@@ -28,7 +28,9 @@ def answers_ok(port: int, path: str) -> bool:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=_TIMEOUT_S)
     try:
         connection.request("GET", path)
-        return connection.getresponse().status == http.client.OK
+        response = connection.getresponse()
+        response.read()  # closing with something unread would look like a broken client to the proxy
+        return response.status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
     finally:

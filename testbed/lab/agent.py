@@ -22,10 +22,12 @@ import selectors
 import signal
 import subprocess
 from contextlib import suppress
-from typing import IO, Any
+from dataclasses import replace
+from typing import IO, Any, NamedTuple
 
-from testbed.cluster.cluster import LiveCluster, ProxyOptions
+from testbed.cluster.cluster import DIRECT, LiveCluster, ProxyOptions
 from testbed.cluster.kubelet import Kubelet
+from testbed.cluster.rollout import KubeProxy
 from testbed.errors import TestbedError, WaitTimeout
 from testbed.kernel.line import Line
 from testbed.spec import Topology
@@ -36,34 +38,44 @@ _CHUNK_BYTES = 65536
 def main(arguments: dict[str, Any], line: Line) -> int:
     """Job entry: build the cluster in `arguments`, then serve the line until it closes or says stop."""
     topology = Topology.model_validate(arguments["topology"])
-    options = ProxyOptions.of(topology, mode=arguments["mode"], start="exec", nodes="all")
-    line.send({"event": "stage", "name": "building"})
-    with LiveCluster(topology, options) as cluster, Kubelet(cluster):
-        cluster.wait_synced()
-        line.send({"event": "ready", **inventory(cluster)})
-        serve(cluster, line)
+    options = ProxyOptions.of(topology, mode=arguments["mode"])
+    line.send({"event": "stage", "name": "building nodes, pods and the control plane"})
+    with LiveCluster(topology, replace(options, mode=DIRECT)) as cluster, Kubelet(cluster):
+        lab = Lab(cluster, KubeProxy(cluster, options))
+        lab.proxy.install()
+        line.send({"event": "stage", "name": f"starting {options.mode} proxies"})
+        lab.proxy.wait_ready()
+        line.send({"event": "ready", **inventory(lab)})
+        serve(lab, line)
     return 0
 
 
-def serve(cluster: LiveCluster, line: Line) -> None:
+class Lab(NamedTuple):
+    """What requests are about."""
+
+    cluster: LiveCluster
+    proxy: KubeProxy
+
+
+def serve(lab: Lab, line: Line) -> None:
     """Answer requests one by one; a mistake in one of them leaves the lab standing."""
     while (request := line.receive()) is not None and request["do"] != "stop":
         try:
-            answer(cluster, line, request)
+            answer(lab, line, request)
         except TestbedError as error:
             line.send({"event": "error", "message": str(error), "status": error.exit_status})
 
 
-def answer(cluster: LiveCluster, line: Line, request: dict[str, Any]) -> None:
+def answer(lab: Lab, line: Line, request: dict[str, Any]) -> None:
     """Carry out one request."""
     match request:
         case {"do": "exec", "on": name, "argv": argv}:
             data = base64.b64decode(request.get("input") or "")
-            line.send({"event": "exit", "status": relay(cluster, line, name, argv, data)})
+            line.send({"event": "exit", "status": relay(lab.cluster, line, name, argv, data)})
         case {"do": "inventory"}:
-            line.send({"event": "inventory", **inventory(cluster)})
+            line.send({"event": "inventory", **inventory(lab)})
         case {"do": "mode", "mode": mode}:
-            cluster.switch_mode(mode)
+            lab.proxy.switch_mode(mode)
             line.send({"event": "mode", "mode": mode})
         case {"do": "signal"}:
             pass  # the program it was meant for has just ended
@@ -71,8 +83,9 @@ def answer(cluster: LiveCluster, line: Line, request: dict[str, Any]) -> None:
             line.send({"event": "error", "message": f"no such request: {request}", "status": 2})
 
 
-def inventory(cluster: LiveCluster) -> dict[str, Any]:
+def inventory(lab: Lab) -> dict[str, Any]:
     """Names and addresses of all that a user can speak to."""
+    cluster = lab.cluster
     services = [
         {
             "name": item["metadata"]["name"],
@@ -86,7 +99,7 @@ def inventory(cluster: LiveCluster) -> dict[str, Any]:
         for item in cluster.api.list("services")
     ]
     return {
-        "mode": cluster.options.mode,
+        "mode": lab.proxy.mode(),
         "nodes": [{"name": node.name, "address": node.address} for node in cluster.plan.nodes],
         "pods": [
             {

@@ -61,7 +61,7 @@ class Cluster:
 
     Args:
         topology: a `Topology`, or the path of a topology file or Kubernetes manifest.
-        mode: userspace, iptables, ipvs or nftables.
+        mode: userspace, iptables, ipvs or nftables, or the name of an external proxy of the topology.
         kernel: auto, host or uml; auto takes the first that has the mode.
 
     Raises (on entering):
@@ -81,12 +81,13 @@ class Cluster:
         self.kernel = ""
 
     def __enter__(self) -> Self:
-        kernel, reason = choose(self._wanted_kernel, {self.mode})
+        needed = self.topology.kernel_mode(self.mode)
+        kernel, reason = choose(self._wanted_kernel, {needed})
         self.kernel = f"{kernel.name} ({reason})"
         job = Job(
             entry=_AGENT,
             arguments={"topology": self.topology.model_dump(mode="json"), "mode": self.mode},
-            modes=frozenset({self.mode}),
+            modes=frozenset({needed}),
         )
         with ExitStack() as stack:
             self._session = stack.enter_context(kernel.start(job))

@@ -23,11 +23,13 @@ class ProxyHealth:
     """Whether queued changes reach the kernel in time: unhealthy once one waits longer than `timeout_s`.
 
     Methods may be called from any thread. `node_eligible` is set false for a node that is going away: it
-    makes `/healthz` fail, so that load balancers turn away, but not `/livez`.
+    makes `/healthz` fail, so that load balancers turn away, but not `/livez`. So does `alone`, while another
+    mode's rules still stand beside ours.
     """
 
     def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.node_eligible = True
+        self.alone = True
         self._timeout_s = timeout_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -54,7 +56,8 @@ class ProxyHealth:
 
     def healthz(self) -> Answer:
         """For load balancers: alive, and the node is there to stay."""
-        return self._answer(self.alive and self.node_eligible, {"nodeEligible": self.node_eligible})
+        well = self.alive and self.node_eligible and self.alone
+        return self._answer(well, {"nodeEligible": self.node_eligible})
 
     def livez(self) -> Answer:
         """For the kubelet: alive."""

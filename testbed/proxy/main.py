@@ -83,6 +83,7 @@ class _Proxy:
         self._families = self._make_families(settings, node)
         watch(server, self._options.hostname, self._families, self._health)
         leftovers = modes_with_traces(self._options.mode, settings[0])
+        self._health.alone = not leftovers
         for family in self._families:
             threading.Thread(target=self._sync_for_ever, args=(family,), daemon=True).start()
         self._families[0].synced.wait(_FIRST_SYNC_S)
@@ -127,6 +128,7 @@ class _Proxy:
                     return
             for mode in leftovers:
                 clean_up(mode, each, active=self._options.mode)
+        self._health.alone = True
 
     def _serve_http(self) -> None:
         from testbed.proxy.httpserver import Answer, HttpServer

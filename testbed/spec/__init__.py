@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from testbed.spec.external import ExternalProxy as ExternalProxy
     from testbed.spec.loader import load_topology as load_topology
     from testbed.spec.placement import PodPort as PodPort
     from testbed.spec.placement import PodSpec as PodSpec
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from testbed.spec.workload import Deployment as Deployment
 
 _HOMES = {
+    "ExternalProxy": "external",
     "load_topology": "loader",
     "PodPort": "placement",
     "PodSpec": "placement",

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from ipaddress import IPv4Network, ip_address
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from testbed.spec.fields import EXTERNAL
 from testbed.spec.mistakes import Mistake, Path, nearest, show
+from testbed.spec.networks import LOAD_BALANCER_NETWORK, NODE_NETWORK
 from testbed.spec.placement import (
     CLIENT,
     PodSpec,
@@ -23,8 +25,6 @@ if TYPE_CHECKING:
     from testbed.spec.topology import Topology
     from testbed.spec.workload import Deployment
 
-NODE_NETWORK = IPv4Network("172.18.0.0/16")
-LOAD_BALANCER_NETWORK = IPv4Network("10.240.0.0/16")
 # BR_MAX_PORTS of Linux, net/bridge: 1 << 10, one of them not usable.
 BRIDGE_PORTS = 1023
 _NAME_LENGTH = 63
@@ -44,6 +44,7 @@ def mistakes_of(topology: Topology) -> Iterator[Mistake]:
     yield from _selectors(topology, pods)
     yield from _addresses(topology)
     yield from _node_ports(topology)
+    yield from _external(topology)
     yield from _sweep(topology)
 
 
@@ -274,6 +275,23 @@ def _node_ports(topology: Topology) -> Iterator[Mistake]:
                 text = f"node port {number}/{protocol} belongs to Service {holder} too"
                 yield Mistake(path, text, "leave it out, and one is allocated")
             holders.setdefault((number, protocol), service.name)
+
+
+def _external(topology: Topology) -> Iterator[Mistake]:
+    """Names of external proxies: each once, and each that the sweep wants is there."""
+    names: list[str] = []
+    for index, external in enumerate(topology.proxy.external):
+        if external.name in names:
+            path: Path = ("proxy", "external", index, "name")
+            yield Mistake(path, f"{show(external.name)} is given twice", "rename one")
+        names.append(external.name)
+    for index, mode in enumerate(topology.sweep.modes if topology.sweep else ()):
+        if mode.startswith(EXTERNAL) and mode not in names:
+            remedy = nearest(mode, names) or "describe it under proxy.external"
+            path = ("sweep", "modes", index)
+            yield Mistake(
+                path, f"proxy.external has nothing named {show(mode)}", remedy, frozenset({"proxy"})
+            )
 
 
 def _sweep(topology: Topology) -> Iterator[Mistake]:

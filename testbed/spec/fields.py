@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, Strict
 
 from testbed.spec import quantities
-from testbed.spec.mistakes import Wrong, show
+from testbed.spec.mistakes import Wrong, nearest, show
 
 # Kubernetes: apimachinery/pkg/util/validation
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -20,7 +20,9 @@ _PORT_NAME = re.compile(r"(?=.*[a-z])[a-z0-9]+(-[a-z0-9]+)*")
 _LABEL_LENGTH = 63
 _PORT_NAME_LENGTH = 15
 
+MODES = ("userspace", "iptables", "ipvs", "nftables")
 Mode = Literal["userspace", "iptables", "ipvs", "nftables"]
+EXTERNAL = "external"
 Traffic = Literal["new-connection", "keepalive", "udp", "http"]
 Protocol = Literal["TCP", "UDP"]
 IpFamily = Literal["IPv4", "IPv6"]
@@ -71,6 +73,19 @@ def _label_value(text: str) -> str:
     if text and (len(text) > _LABEL_LENGTH or not _QUALIFIED.fullmatch(text)):
         raise Wrong(f"{show(text)} is not a label value", "up to 63 of letters, digits, '-', '_' and '.'")
     return text
+
+
+def _external_name(text: str) -> str:
+    name = _dns_label(text)
+    if name != EXTERNAL and not name.startswith(f"{EXTERNAL}-"):
+        raise Wrong(f"{show(text)} cannot name an external proxy", f"like '{EXTERNAL}-{text}'")
+    return name
+
+
+def _lane_mode(text: str) -> str:
+    if text in MODES or text.startswith(EXTERNAL):
+        return text
+    raise Wrong(f"{show(text)} is not a mode", nearest(text, [*MODES, EXTERNAL]))
 
 
 def _cidr(version: int) -> Callable[[str], str]:
@@ -149,6 +164,9 @@ PortNumber = Annotated[int, Strict(), Field(ge=1, le=65535)]
 DnsLabel = Annotated[str, AfterValidator(_dns_label)]
 ServiceName = Annotated[str, AfterValidator(_service_name)]
 WorkloadName = Annotated[str, AfterValidator(_workload_name)]
+ExternalName = Annotated[str, AfterValidator(_external_name)]
+# A mode, or the name of an external proxy.
+LaneMode = Annotated[str, AfterValidator(_lane_mode)]
 PortName = Annotated[str, AfterValidator(_port_name)]
 LabelKey = Annotated[str, AfterValidator(_label_key)]
 Labels = dict[LabelKey, Annotated[str, AfterValidator(_label_value)]]

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from testbed.spec import quantities
 from testbed.spec.base import Model
 from testbed.spec.clock import WALL, Clock
-from testbed.spec.fields import AsList, Count, Duration, ImagePath, Mode, Positive, Traffic
+from testbed.spec.fields import AsList, Count, Duration, ImagePath, LaneMode, Positive, Traffic
 from testbed.spec.mistakes import Mistake, Mistakes, show
 
 DIRECT = "direct"
@@ -42,8 +42,8 @@ class Sweep(Model):
     are must not depend on the machine.
     """
 
-    modes: Annotated[tuple[Mode, ...], AsList, Field(min_length=1)] = ("userspace", "iptables", "ipvs")
-    twin: Mode | None = None
+    modes: Annotated[tuple[LaneMode, ...], AsList, Field(min_length=1)] = ("userspace", "iptables", "ipvs")
+    twin: LaneMode | None = None
     services: Annotated[tuple[Positive, ...], AsList, Field(min_length=1)] = (1, 1000, 10000)
     endpoints: Annotated[tuple[Positive, ...], AsList] = ()
     traffic: Annotated[tuple[Traffic, ...], AsList, Field(min_length=1)] = ("new-connection", "keepalive")

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from testbed.errors import UserError
 from testbed.spec import quantities
 from testbed.spec.base import Model
-from testbed.spec.checks import NODE_NETWORK, mistakes_of
-from testbed.spec.fields import AsList, Cidr4, Count, Delay, IpFamily, Loss, Rate, Scheduler
+from testbed.spec.checks import mistakes_of
+from testbed.spec.external import ExternalProxy
+from testbed.spec.fields import EXTERNAL, AsList, Cidr4, Count, Delay, IpFamily, Loss, Rate, Scheduler
 from testbed.spec.mistakes import Mistake, Mistakes, Wrong, show
+from testbed.spec.networks import NODE_NETWORK
 from testbed.spec.placement import count_selected
 from testbed.spec.recovery import all_mistakes
 from testbed.spec.service import Service
@@ -85,6 +88,7 @@ class ProxySettings(Model):
 
     `start` is fork (from a preloaded process) or exec (as a fresh program). In a sweep, `nodes: client` runs
     a proxy on the client's node only, `all` one on every node. `arguments` are further flags of kube-proxy.
+    `external` are other programs that may take our proxy's place, chosen by their names as modes are.
     """
 
     scheduler: Scheduler = "rr"
@@ -92,6 +96,7 @@ class ProxySettings(Model):
     start: Literal["fork", "exec"] = "fork"
     nodes: Literal["client", "all"] = "client"
     arguments: Annotated[tuple[Annotated[str, AfterValidator(_proxy_argument)], ...], AsList] = ()
+    external: Annotated[tuple[ExternalProxy, ...], AsList] = ()
 
 
 class Topology(Model):
@@ -151,6 +156,23 @@ class Topology(Model):
     def service_network(self) -> IPv4Network:
         """What all ClusterIPs come from."""
         return IPv4Network(self.service_cidr)
+
+    def external(self, mode: str) -> ExternalProxy | None:
+        """The external proxy of that name; None for a mode of our own, or for the lane without a proxy.
+
+        Raises:
+            UserError: the name is that of an external proxy, and there is no such one.
+        """
+        found = {external.name: external for external in self.proxy.external}
+        if mode.startswith(EXTERNAL) and mode not in found:
+            there = ", ".join(found) or "none"
+            raise UserError(f"proxy.external has nothing named {mode!r} (there is: {there})")
+        return found.get(mode)
+
+    def kernel_mode(self, mode: str) -> str:
+        """The mode that a kernel must have for `mode`, which may be an external proxy's name."""
+        external = self.external(mode)
+        return external.mode if external else mode
 
     def with_sweep(self, changes: Mapping[str, Any]) -> Self:
         """The same with other values for some keys of its sweep; without a sweep, the topology itself.

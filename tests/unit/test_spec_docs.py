@@ -13,6 +13,7 @@ from testbed.errors import SpecError
 from testbed.spec import (
     ContainerPort,
     Deployment,
+    ExternalProxy,
     Link,
     Links,
     Port,
@@ -34,6 +35,7 @@ MODELS: dict[str, type[BaseModel]] = {
     "Services": Service,
     "Port": Port,
     "Proxy": ProxySettings,
+    "External proxy": ExternalProxy,
     "Sweep": Sweep,
 }
 # Defaults that follow from other keys.

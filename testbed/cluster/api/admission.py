@@ -12,6 +12,7 @@ from testbed.cluster import selectors
 from testbed.cluster.api.checks import PROTOCOLS, Mistakes, family_of, is_address
 from testbed.cluster.api.services import check_service, default_service, keep_allocated
 from testbed.cluster.resources import (
+    DAEMONSETS,
     DEPLOYMENTS,
     ENDPOINTS,
     ENDPOINTSLICES,
@@ -131,6 +132,12 @@ def _check_pod(obj: Object, old: Mapping[str, Any] | None, mistakes: Mistakes) -
         mistakes.address(f"status.podIPs[{index}].ip", item.get("ip", ""))
 
 
+def _default_template(spec: Object) -> None:
+    template = spec.setdefault("template", {})
+    template.setdefault("metadata", {})
+    _default_pod_spec(template.setdefault("spec", {}))
+
+
 def _default_deployment(obj: Object) -> None:
     spec = obj.setdefault("spec", {})
     spec.setdefault("replicas", 1)
@@ -140,9 +147,7 @@ def _default_deployment(obj: Object) -> None:
         if isinstance(rolling, dict):
             rolling.setdefault("maxUnavailable", "25%")
             rolling.setdefault("maxSurge", "25%")
-    template = spec.setdefault("template", {})
-    template.setdefault("metadata", {})
-    _default_pod_spec(template.setdefault("spec", {}))
+    _default_template(spec)
     obj.setdefault("status", {})
 
 
@@ -150,6 +155,29 @@ def _check_deployment(obj: Object, old: Mapping[str, Any] | None, mistakes: Mist
     spec = obj["spec"]
     mistakes.number("spec.replicas", spec["replicas"], 0, _REPLICAS_LIMIT)
     mistakes.choice("spec.strategy.type", spec["strategy"]["type"], ("Recreate", "RollingUpdate"))
+    _check_template(spec, old, mistakes)
+
+
+def _default_daemon_set(obj: Object) -> None:
+    spec = obj.setdefault("spec", {})
+    strategy = spec.setdefault("updateStrategy", {})
+    if strategy.setdefault("type", "RollingUpdate") == "RollingUpdate":
+        rolling = strategy.setdefault("rollingUpdate", {})
+        if isinstance(rolling, dict):
+            rolling.setdefault("maxUnavailable", 1)
+            rolling.setdefault("maxSurge", 0)
+    _default_template(spec)
+    obj.setdefault("status", {})
+
+
+def _check_daemon_set(obj: Object, old: Mapping[str, Any] | None, mistakes: Mistakes) -> None:
+    spec = obj["spec"]
+    mistakes.choice("spec.updateStrategy.type", spec["updateStrategy"]["type"], ("OnDelete", "RollingUpdate"))
+    _check_template(spec, old, mistakes)
+
+
+def _check_template(spec: Mapping[str, Any], old: Mapping[str, Any] | None, mistakes: Mistakes) -> None:
+    """The pods that a specification wants, and the selector by which it knows them."""
     labels = spec["template"]["metadata"].get("labels", {})
     mistakes.labels("spec.template.metadata.labels", labels)
     _check_pod_spec(spec["template"]["spec"], "spec.template.spec", mistakes)
@@ -248,6 +276,7 @@ DEFAULTS: Mapping[Resource, Default] = {
     ENDPOINTS: _default_endpoints,
     ENDPOINTSLICES: _default_slice,
     DEPLOYMENTS: _default_deployment,
+    DAEMONSETS: _default_daemon_set,
 }
 
 CHECKS: Mapping[Resource, Check] = {
@@ -256,4 +285,5 @@ CHECKS: Mapping[Resource, Check] = {
     ENDPOINTS: _check_endpoints,
     ENDPOINTSLICES: _check_slice,
     DEPLOYMENTS: _check_deployment,
+    DAEMONSETS: _check_daemon_set,
 }

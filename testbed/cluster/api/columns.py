@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from testbed.cluster.resources import (
     CONFIGMAPS,
+    DAEMONSETS,
     DEPLOYMENTS,
     ENDPOINTS,
     ENDPOINTSLICES,
@@ -151,6 +152,9 @@ def _pod_ready(obj: Object) -> str:
 def _pod_status(obj: Object) -> str:
     if "deletionTimestamp" in obj["metadata"]:
         return "Terminating"
+    for item in _status(obj).get("containerStatuses", ()):
+        if reason := ((item.get("state") or {}).get("waiting") or {}).get("reason"):
+            return str(reason)
     return str(_status(obj).get("reason") or _status(obj).get("phase", "Unknown"))
 
 
@@ -249,6 +253,19 @@ COLUMNS: Mapping[Resource, tuple[Column, ...]] = {
         Column("Ready", lambda obj: f"{_status(obj).get('readyReplicas', 0)}/{obj['spec']['replicas']}"),
         Column("Up-to-date", _field(_status, "updatedReplicas", 0), "integer"),
         Column("Available", _field(_status, "availableReplicas", 0), "integer"),
+        AGE,
+        Column("Containers", _template_containers("name"), wide=True),
+        Column("Images", _template_containers("image"), wide=True),
+        Column("Selector", _selector, wide=True),
+    ),
+    DAEMONSETS: (
+        NAME,
+        Column("Desired", _field(_status, "desiredNumberScheduled", 0), "integer"),
+        Column("Current", _field(_status, "currentNumberScheduled", 0), "integer"),
+        Column("Ready", _field(_status, "numberReady", 0), "integer"),
+        Column("Up-to-date", _field(_status, "updatedNumberScheduled", 0), "integer"),
+        Column("Available", _field(_status, "numberAvailable", 0), "integer"),
+        Column("Node Selector", lambda obj: _labels(obj["spec"]["template"]["spec"].get("nodeSelector", {}))),
         AGE,
         Column("Containers", _template_containers("name"), wide=True),
         Column("Images", _template_containers("image"), wide=True),

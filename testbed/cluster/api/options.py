@@ -40,6 +40,19 @@ class WatchOptions(NamedTuple):
     initial_mark: bool  # send a bookmark once the present objects are through
 
 
+class LogOptions(NamedTuple):
+    """How much of a pod's log (None: all), and whether to go on with what it writes later."""
+
+    tail_lines: int | None
+    follow: bool
+
+
+def log_options(query: Query) -> LogOptions:
+    """Read what a request for a log says. Raises ApiError (400)."""
+    tail_lines = _number(query, "tailLines") if query.get("tailLines") else None
+    return LogOptions(tail_lines, _flag(query, "follow"))
+
+
 def _number(query: Query, name: str, default: int = 0) -> int:
     text = query.get(name, "")
     if not text:

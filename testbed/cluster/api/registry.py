@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -20,10 +21,19 @@ from testbed.cluster.api.shapes import check_shape, without_nulls
 from testbed.cluster.controllers import Controllers
 from testbed.cluster.mint import Mint
 from testbed.cluster.removal import Later, Removal
-from testbed.cluster.resources import BY_KIND, DEPLOYMENTS, ENDPOINTS, NAMESPACES, SERVICES, Resource
+from testbed.cluster.resources import (
+    BY_KIND,
+    DEPLOYMENTS,
+    ENDPOINTS,
+    NAMESPACES,
+    SERVICES,
+    TEMPLATED,
+    Resource,
+)
 from testbed.cluster.selectors import Selection
 from testbed.cluster.store import DELETED, Event, Object, Record, Store
 from testbed.errors import ApiError
+from testbed.spec.networks import LOAD_BALANCER_NETWORK
 
 SYSTEM_NAMESPACES = ("default", "kube-system", "kube-public")
 _LOAD_STEP = 500  # objects loaded between two looks at other requests: some 30 ms
@@ -34,14 +44,15 @@ class Settings:
     """What a control plane is told at its start.
 
     The CIDRs are one network, or an IPv4 and an IPv6 one separated by a comma. `default_grace_s` is the
-    grace of pods that state none.
+    grace of pods that state none, `pod_logs` the directory of pods' logs, if they have any.
     """
 
     service_cidr: str = "10.96.0.0/12"
     node_port_range: tuple[int, int] = (30000, 32767)
-    lb_cidr: str = "10.240.0.0/16"
+    lb_cidr: str = str(LOAD_BALANCER_NETWORK)
     seed: int = 0
     default_grace_s: int = 0
+    pod_logs: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +130,7 @@ class Registry:
             metadata.pop(field, None)
         metadata["uid"] = self._mint.uid()
         metadata["creationTimestamp"] = self._mint.now()
-        if resource is DEPLOYMENTS:
+        if resource in TEMPLATED:
             metadata["generation"] = 1
         head = {"kind": resource.kind, "apiVersion": resource.api_version}
         try:
@@ -218,7 +229,7 @@ class Registry:
         admit(resource, new, before)
         if resource is SERVICES:
             self._allocator.allocate(new, before)
-        if resource is DEPLOYMENTS and new["spec"] != before["spec"]:
+        if resource in TEMPLATED and new["spec"] != before["spec"]:
             new["metadata"]["generation"] = before["metadata"].get("generation", 0) + 1
         new = {"kind": resource.kind, "apiVersion": resource.api_version, **new}
         if new == before:

@@ -37,6 +37,10 @@ SELECTOR = {
 CONTAINER = {
     "name": str,
     "image": str,
+    "command": [str],
+    "args": [str],
+    "env": [{"name": str, "value": str}],
+    "volumeMounts": [{"name": str, "mountPath": str}],
     "ports": [{"name": str, "containerPort": int, "protocol": str, "hostPort": int}],
 }
 
@@ -47,6 +51,7 @@ POD_SPEC = {
     "terminationGracePeriodSeconds": int,
     "containers": [CONTAINER],
     "initContainers": [CONTAINER],
+    "volumes": [{"name": str, "configMap": {"name": str}}],
 }
 
 ENDPOINT_PORT = {"name": str, "port": int, "protocol": str, "appProtocol": str}
@@ -134,6 +139,14 @@ SHAPES: dict[str, Any] = {
             "template": {"metadata": METADATA, "spec": POD_SPEC},
         },
         "status": {"replicas": int, "conditions": [CONDITION]},
+    },
+    "DaemonSet": {
+        "spec": {
+            "selector": SELECTOR,
+            "updateStrategy": {"type": str},
+            "template": {"metadata": METADATA, "spec": POD_SPEC},
+        },
+        "status": {"conditions": [CONDITION]},
     },
     "Scale": {"spec": {"replicas": int}},
     "Node": {

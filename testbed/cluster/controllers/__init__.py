@@ -6,6 +6,7 @@ background, and when `settle` returns everything follows from everything else.
 
 from __future__ import annotations
 
+from testbed.cluster.controllers.daemonsets import DaemonSetController
 from testbed.cluster.controllers.deployments import DeploymentController
 from testbed.cluster.controllers.endpoints import EndpointsController
 from testbed.cluster.controllers.mirroring import MirroringController
@@ -24,6 +25,7 @@ class Controllers:
         self._removal = removal
         self._scheduler = Scheduler(store, mint)
         self._deployments = DeploymentController(store, mint, removal, self._scheduler)
+        self._daemons = DaemonSetController(store, mint, removal)
         self._membership = ServicePods(store, mint)
         self._slices = SliceController(store, mint, self._membership)
         self._endpoints = EndpointsController(store, mint, self._membership)
@@ -39,6 +41,7 @@ class Controllers:
         while (
             self._removal.reconcile()
             or self._deployments.reconcile()
+            or self._daemons.reconcile()
             or self._scheduler.reconcile()
             or self._reconcile_services()
             or self._mirroring.reconcile()

@@ -14,6 +14,7 @@ from typing import Any
 import orjson
 
 from testbed.cluster import selectors
+from testbed.cluster.controllers.quantities import share
 from testbed.cluster.controllers.scheduling import Scheduler
 from testbed.cluster.mint import Mint, hash_suffix
 from testbed.cluster.removal import Removal
@@ -36,19 +37,10 @@ class _Deployment:
         self.hash = hash_suffix(orjson.dumps(self.template, option=orjson.OPT_SORT_KEYS))
         self.recreate = spec["strategy"]["type"] == "Recreate"
         rolling = spec["strategy"].get("rollingUpdate") or {}
-        self.surge = _share(rolling.get("maxSurge", "25%"), self.replicas, math.ceil)
-        self.unavailable = _share(rolling.get("maxUnavailable", "25%"), self.replicas, math.floor)
+        self.surge = share(rolling.get("maxSurge", "25%"), self.replicas, math.ceil)
+        self.unavailable = share(rolling.get("maxUnavailable", "25%"), self.replicas, math.floor)
         if not self.surge and not self.unavailable:
             self.unavailable = 1
-
-
-def _share(value: Any, of: int, whole: Any) -> int:
-    """Return a number of pods given as such or in percent."""
-    text = str(value)
-    digits = text.removesuffix("%")
-    if not (digits.isascii() and digits.isdigit()):
-        return 0
-    return int(whole(int(digits) * of / 100)) if text.endswith("%") else int(digits)
 
 
 class _Pod:
