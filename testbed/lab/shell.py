@@ -3,13 +3,16 @@
 client curl -s http://web                       run a command on a pod
 node1 iptables -t nat -L -n -v | grep web       or on a node; pipes work as in any shell
 nodes, pods, services                           what there is
+kubectl get svc -A                              kubectl, on the first node
 mode ipvs                                       switch every node's proxy to another mode
 help, exit
 """
 
 from __future__ import annotations
 
+import re
 import readline
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +26,8 @@ from testbed.lab.cluster import Cluster
 
 _PROMPT = "testbed> "
 _LEAVE = ("exit", "quit")
+_KUBECTL = "kubectl"
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*=.*", re.DOTALL)
 
 
 def run_commands(lab: Cluster, lines: Sequence[str]) -> int:
@@ -65,6 +70,8 @@ def run_line(lab: Cluster, line: str) -> int:
     word, _, rest = line.strip().partition(" ")
     if word == "" or word.startswith("#"):
         return 0
+    if is_kubectl(line):
+        return _run_on(lab, lab.nodes[0], line)
     if word not in _VERBS:
         return _run_on(lab, word, rest)
     verb, arguments = _VERBS[word], rest.split()
@@ -72,6 +79,15 @@ def run_line(lab: Cluster, line: str) -> int:
         raise UserError(f"usage: {' '.join((word, *verb.takes))}")
     verb.do(lab, *arguments)
     return 0
+
+
+def is_kubectl(line: str) -> bool:
+    """Whether a line calls kubectl, perhaps behind variables: `KUBE_EDITOR=vi kubectl edit ...`."""
+    try:
+        words = shlex.split(line)
+    except ValueError:  # an open quote; the shell will say so
+        words = line.split()
+    return next((word for word in words if not _ASSIGNMENT.fullmatch(word)), "") == _KUBECTL
 
 
 def _run_on(lab: Cluster, name: str, command: str) -> int:
@@ -130,7 +146,7 @@ def _switch_mode(lab: Cluster, mode: str) -> None:
 
 def _print_help(lab: Cluster) -> None:
     print(f"{len(lab.nodes)} nodes, {len(lab.pods)} pods, mode {lab.mode}.")
-    print(f"NAME COMMAND runs a command on a node or pod; also: {', '.join(_VERBS)}, exit.")
+    print(f"NAME COMMAND runs a command on a node or pod; also: {_KUBECTL}, {', '.join(_VERBS)}, exit.")
 
 
 @dataclass(frozen=True)
@@ -152,7 +168,7 @@ _VERBS = {
 
 def _completer(lab: Cluster) -> Callable[[str, int], str | None]:
     def complete(text: str, index: int) -> str | None:
-        words = sorted({*_VERBS, *_LEAVE, *lab.nodes, *lab.pods, "outside"})
+        words = sorted({*_VERBS, *_LEAVE, _KUBECTL, *lab.nodes, *lab.pods, "outside"})
         matches = [word for word in words if word.startswith(text)]
         return matches[index] if index < len(matches) else None
 
