@@ -124,18 +124,20 @@ class DaemonSetController:
             if not on_node[name]:
                 self._store.create(PODS, self._pod_of(daemons, name))
         if daemons.rolls:
-            self._replace_outdated(daemons, [on_node[name][0] for name in wanted if on_node[name]])
+            self._replace_outdated(
+                daemons, [on_node[name][0] for name in wanted if on_node[name]], len(wanted)
+            )
         self._write_status(daemons, wanted)
 
     def _is_meant(self, daemons: _DaemonSet, node: str) -> bool:
         labels = self._nodes[node]
         return all(labels.get(key) == value for key, value in daemons.node_selector.items())
 
-    def _replace_outdated(self, daemons: _DaemonSet, pods: list[_Pod]) -> None:
+    def _replace_outdated(self, daemons: _DaemonSet, pods: list[_Pod], nodes: int) -> None:
         """Take away pods of an earlier template while no more nodes than allowed are without a ready one."""
-        most = max(1, share(daemons.max_unavailable, len(pods), math.ceil))
+        most = max(1, share(daemons.max_unavailable, nodes, math.ceil))
         outdated = [pod for pod in pods if pod.hash != daemons.hash and not pod.leaving]
-        room = most - sum(not pod.ready for pod in pods)
+        room = most - (nodes - sum(pod.ready for pod in pods))
         self._delete([*(pod for pod in outdated if not pod.ready)])
         self._delete([pod for pod in outdated if pod.ready][: max(0, room)])
 
