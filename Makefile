@@ -2,14 +2,16 @@
 
 VENV ?= .venv
 KERNEL ?= auto
-TOPOLOGY ?= topologies/quickstart.yaml
+# `make bench CLOCK=instructions` counts instructions instead of time.
+CLOCK ?=
+TOPOLOGY ?= topologies/$(if $(filter instructions,$(CLOCK)),instructions,quickstart).yaml
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: bench test lint validate benchmarks tools clean
 
 bench: $(STAMP) tools
-	$(BIN)/testbed run $(TOPOLOGY) --kernel $(KERNEL)
+	$(BIN)/testbed run $(TOPOLOGY) --kernel $(KERNEL) $(if $(CLOCK),--clock $(CLOCK))
 
 test: lint tools
 	$(BIN)/pytest $(PYTEST_ARGS)

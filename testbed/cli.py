@@ -15,6 +15,7 @@ import typer
 from typer.rich_utils import rich_format_error
 
 from testbed.errors import TestbedError, UserError
+from testbed.spec.clock import Clock
 
 INTERRUPTED = 130
 
@@ -28,7 +29,18 @@ app = typer.Typer(
 )
 
 TopologyFile = Annotated[Path, typer.Argument(help="A topology (YAML) or a Kubernetes manifest.")]
-KernelName = Annotated[str, typer.Option("--kernel", help="auto, host or uml (user-mode Linux).")]
+KernelName = Annotated[
+    str,
+    typer.Option("--kernel", help="auto, host, uml (user-mode Linux) or qemu (any distribution's kernel)."),
+]
+KernelImage = Annotated[
+    Path | None,
+    typer.Option("--kernel-image", help="Linux to boot in QEMU, such as /boot/vmlinuz-6.1.0-18-amd64."),
+]
+ClockName = Annotated[
+    Clock | None,
+    typer.Option("--clock", help="wall, or instructions: counted in an emulated CPU, the same everywhere."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
 
 
@@ -77,6 +89,8 @@ def up(
 def run(
     topology: TopologyFile,
     kernel: KernelName = "auto",
+    kernel_image: KernelImage = None,
+    clock: ClockName = None,
     seed: Annotated[int | None, typer.Option(help="Seed of every random order.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Measured rounds of each cell.")] = None,
     budget: Annotated[str | None, typer.Option(help="Time for measuring, such as 240s or 5m.")] = None,
@@ -91,6 +105,7 @@ def run(
     """Measure a topology's sweep, all modes side by side, and print the comparison.
 
     Example: testbed run topologies/quickstart.yaml --kernel uml --rounds 9
+    By instructions: testbed run topologies/instructions.yaml --clock instructions
     """
     from rich.console import Console
 
@@ -98,7 +113,8 @@ def run(
     from testbed.lab.progress import Quiet, display_for
     from testbed.spec import load_topology
 
-    changes = {"seed": seed, "rounds": rounds, "budget": budget}
+    kernels = [str(kernel_image.absolute())] if kernel_image else None
+    changes = {"seed": seed, "rounds": rounds, "budget": budget, "clock": clock, "kernels": kernels}
     sweep = load_topology(topology).with_sweep(
         {key: value for key, value in changes.items() if value is not None}
     )

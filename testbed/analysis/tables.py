@@ -18,6 +18,7 @@ from testbed.analysis.rounds import DIRECT
 from testbed.analysis.statistics import Interval
 from testbed.analysis.unit import Unit
 from testbed.results.format import CellKey
+from testbed.results.identity import identities
 
 
 @dataclass(frozen=True)
@@ -251,10 +252,14 @@ def caption(findings: Findings) -> list[str]:
 def _caption(findings: Findings) -> Iterator[str]:
     kernel: Mapping[str, Any] = findings.facts.get("kernel") or {}
     clock = findings.facts.get("clock", "wall")
-    name = " ".join(str(part) for part in (kernel.get("name"), kernel.get("release")) if part) or "unknown"
-    yield f"Kernel under test: {name}; clock: {clock}, read inside that kernel."
+    several = findings.facts.get("kernels") or {"": kernel}
+    names = wording.listing([_kernel_name(one) for one in several.values()])
+    yield f"Kernel{'s' * (len(several) > 1)} under test: {names}; clock: {clock}, read inside that kernel."
     if findings.unit.caveat:
         yield findings.unit.caveat
+        for release, identity in identities(findings.facts).items():
+            holds = ", ".join(f"{name} {value}" for name, value in identity.kernel_path.items())
+            yield f"Costs over direct hold for {holds or release or 'an unknown kernel'}."
     if kernel.get("name") == "uml":
         yield (
             "User-mode Linux makes system calls and the clock itself many times dearer than a native kernel: "
@@ -284,6 +289,10 @@ def _caption(findings: Findings) -> Iterator[str]:
         )
     yield "Intervals: 95 %, bootstrap over rounds, paired by round; requests are never pooled over rounds."
     yield f"Documented words: {SOURCE}."
+
+
+def _kernel_name(kernel: Mapping[str, Any]) -> str:
+    return " ".join(str(part) for part in (kernel.get("name"), kernel.get("release")) if part) or "unknown"
 
 
 def markdown(findings: Findings) -> str:

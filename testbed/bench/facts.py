@@ -35,10 +35,11 @@ SYSCTLS = (
 )
 
 
-def kernel_facts() -> dict[str, Any]:
-    """The kernel under test, as it sees itself."""
+def kernel_facts(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The kernel under test: as it sees itself, and what the launcher has `told` of it."""
     return {
         "name": "uml" if _is_uml() else "host",
+        **told,
         "release": platform.release(),
         "version": platform.version(),
         "cpus": os.cpu_count(),

@@ -5,6 +5,8 @@ Owns the events on the line: stage, progress, note, lock and unlock.
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -27,14 +29,16 @@ class Launcher:
         self._wire = wire
 
     def stage(self, name: str) -> None:
-        self._wire.send({"event": "stage", "name": name})
+        self._wire.send({"event": "stage", "name": name, "clock_ns": time.perf_counter_ns()})
 
     def note(self, text: str) -> None:
         self._wire.send({"event": "note", "text": text})
 
-    def progress(self, cell: str, number: int, total: int, left_s: float) -> None:
-        event = {"event": "progress", "cell": cell, "round": number, "of": total, "left_s": round(left_s, 1)}
-        self._wire.send(event)
+    def progress(self, cell: str, number: int, total: int, *, left_s: float, done: float) -> None:
+        """So many rounds of a cell are over, and the share `done` of all; `left_s` is time of this kernel."""
+        event: dict[str, Any] = {"event": "progress", "cell": cell, "round": number, "of": total}
+        left = {"left_s": round(left_s, 1)} if math.isfinite(left_s) else {}
+        self._wire.send(event | left | {"done": round(done, 4), "clock_ns": time.perf_counter_ns()})
 
     @contextmanager
     def turn(self) -> Iterator[None]:

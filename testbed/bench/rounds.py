@@ -6,6 +6,7 @@ cell may use. Must not know how lanes are built.
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -22,6 +23,7 @@ from testbed.load.block import SECOND, Block, BlockResult
 from testbed.load.control import LoadProcess
 from testbed.results.format import FAILED, OK, REJECTED, BlockRecord, CellKey
 from testbed.results.writer import RunWriter
+from testbed.spec.clock import WALL, Clock
 
 FEWEST_ROUNDS = 9
 """Measured in every cell even when the budget is used up: fewer give no usable interval."""
@@ -35,12 +37,19 @@ ATTEMPTS = 3
 
 @dataclass
 class Budget:
-    """Wall-clock time for measuring, shared evenly between the cells that are left."""
+    """Time for measuring, shared evenly between the cells that are left; infinite by the instruction clock.
+
+    How many rounds there are must not depend on the machine there, and the machine's time cannot be seen.
+    """
 
     total_s: float
     cells_left: int
     spent_s: float = 0.0
     rounds_done: int = 0
+    cells: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.cells = self.cells_left
 
     def share_s(self) -> float:
         """What the next cell may use."""
@@ -48,7 +57,7 @@ class Budget:
 
     def left_s(self, rounds_left_here: int, rounds_a_cell: int) -> float:
         """An estimate of the measuring time still to come, from the rounds so far; within the budget."""
-        if not self.rounds_done:
+        if not self.rounds_done or math.isinf(self.total_s):
             return self.total_s
         one_round_s = self.spent_s / self.rounds_done
         wanted = one_round_s * (rounds_left_here + rounds_a_cell * max(self.cells_left - 1, 0))
@@ -68,6 +77,7 @@ class Bench:
     warmup_rounds: int
     block_ns: int
     budget: Budget
+    clock: Clock = WALL
 
     def take_block_id(self) -> int:
         self.next_block_id += 1
@@ -98,6 +108,7 @@ class CellRounds:
         self._stands = [_Stand(lane, *lane.targets(self.cell.traffic)) for lane in lanes if not lane.dead]
         total = bench.warmup_rounds + bench.rounds
         share_s, used_s = bench.budget.share_s(), 0.0
+        self._tell(0, total)
         for number in range(1 - bench.warmup_rounds, bench.rounds + 1):
             started = time.monotonic()
             self._round(number)
@@ -106,12 +117,21 @@ class CellRounds:
             used_s += took_s
             bench.budget.spent_s += took_s
             bench.budget.rounds_done += 1
-            left_s = bench.budget.left_s(bench.rounds - number, total)
-            bench.launcher.progress(str(self.cell), number + bench.warmup_rounds, total, left_s)
+            self._tell(number + bench.warmup_rounds, total)
             if number >= FEWEST_ROUNDS and number < bench.rounds and used_s + took_s > share_s:
                 bench.launcher.note(f"{self.cell}: stopped after {number} rounds, its time is used up")
                 break
         bench.budget.cells_left -= 1
+
+    def _tell(self, over: int, total: int) -> None:
+        budget = self.bench.budget
+        self.bench.launcher.progress(
+            str(self.cell),
+            over,
+            total,
+            left_s=budget.left_s(total - over, total),
+            done=budget.rounds_done / (total * budget.cells),
+        )
 
     def _round(self, number: int) -> None:
         standing = [stand for stand in self._stands if not stand.lane.dead]
@@ -129,7 +149,7 @@ class CellRounds:
         before = lane.read_meters()
         result = self.bench.load.run(block)
         counted = lane.read_meters().since(before)
-        wrong = objections(block, result, counted)
+        wrong = objections(block, result, counted, self.bench.clock)
         status, reason = (REJECTED, "; ".join(wrong)) if wrong else (OK, "")
         try:
             lane.check_alive()
@@ -202,4 +222,7 @@ class CellRounds:
             syn_retransmits=counted.syn_retransmits,
             conntrack_drops=counted.conntrack_losses,
             samples=result.samples_written,
+            kernel=self.cell.kernel,
+            idle_ns=result.idle_ns,
+            timer_interrupts=result.timer_interrupts,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 
@@ -27,7 +27,8 @@ class Company:
     """Lanes that stand side by side, and the cells that are measured in them.
 
     `name` is "" for all lanes together, else the lane that stands beside a direct one only. `extras` adds
-    what is not load: the balance over endpoints at the first size, one more Service after every size.
+    what is not load: the balance over endpoints at the first size, one more Service after every size. By the
+    instruction clock there is none of it: waiting is what is dear there.
     """
 
     name: str
@@ -52,7 +53,7 @@ def _standing(bench: Bench, topology: Topology, company: Company, endpoints: int
         lanes = []
         for name in bench.rng.sample(company.lanes, len(company.lanes)):
             bench.launcher.stage(f"building lane {name}")
-            lanes.append(stack.enter_context(Lane(topology, name, endpoints, company.name)))
+            lanes.append(stack.enter_context(Lane(topology, name, endpoints, company.name, bench.clock)))
         found = {lane.name: {"client": sysctls(lane.client), "node": sysctls(lane.node)} for lane in lanes}
         order = {f"build_order {company.name or 'all'}": [lane.name for lane in lanes]}
         bench.writer.describe(sysctls=found, **order)
@@ -93,9 +94,9 @@ class _Session:
             self.bench.launcher.stage(f"{lane.name}: balance over endpoints")
             try:
                 for record in measure_balance(lane, self.schedulers):
-                    self.bench.writer.balance(record)
+                    self.bench.writer.balance(replace(record, kernel=self._kernel))
             except TestbedError as error:
-                self.bench.writer.lane(self._end(lane, error))
+                self.bench.writer.lane(replace(self._end(lane, error), kernel=self._kernel))
 
     def _change(self) -> None:
         for lane in self._modes():
@@ -112,7 +113,7 @@ class _Session:
             raise
         except TestbedError as error:
             record = self._end(lane, error)
-        self.bench.writer.lane(record)
+        self.bench.writer.lane(replace(record, kernel=self._kernel))
 
     def _end(self, lane: Lane, error: TestbedError) -> LaneRecord:
         lane.dead = str(error)
@@ -127,6 +128,11 @@ class _Session:
             company=self.company.name,
             reason=lane.dead,
         )
+
+    @property
+    def _kernel(self) -> str:
+        """Which kernel of several this is; "" where there is but one."""
+        return self.company.cells[0].kernel
 
     def _alive(self) -> bool:
         return any(not lane.dead for lane in self.lanes)

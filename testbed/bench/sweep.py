@@ -5,6 +5,7 @@ Owns the course of a whole run, from its arguments to its last fact. Runs in a s
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -22,9 +23,15 @@ from testbed.load.control import LoadProcess
 from testbed.results.format import CellKey
 from testbed.results.writer import RunWriter
 from testbed.spec import Sweep, Topology
+from testbed.spec.clock import INSTRUCTIONS
 
 LOG_DIR = Path("/run/testbed")
 _FORKED = ("testbed.cluster.apiserver", "aiohttp.web")
+
+LEFT_OUT = (
+    "by the instruction clock only load is measured: how endpoints are balanced and how soon one more "
+    "Service answers are left out, since every wait has to be executed"
+)
 
 
 def main(arguments: Mapping[str, Any], line: Wire) -> int:
@@ -32,21 +39,29 @@ def main(arguments: Mapping[str, Any], line: Wire) -> int:
 
     `arguments`: `topology` (the model as JSON), `run_dir`, and optionally `lanes` (the part of the sweep's
     lanes to measure; a single one stands beside a direct lane of its own), `interference` (also measure each
-    lane alone), `host` (facts of the machine around this kernel).
+    lane alone), `host` (facts of the machine around this kernel), `kernel` (the name of this kernel, the
+    image it was booted from, and whether there are several), `identity` (what the launcher knows of it).
     """
     topology = Topology.model_validate(arguments["topology"])
     sweep = topology.sweep
     assert sweep is not None
-    companies = list(plan_companies(sweep, arguments))
+    by_instructions = sweep.clock == INSTRUCTIONS
     launcher = Launcher(line)
     with ExitStack() as stack:
         writer = stack.enter_context(RunWriter(Path(arguments["run_dir"])))
+        found = kernel_facts(arguments.get("kernel") or {})
+        label = label_kernel(writer.described(), found)
+        companies = list(plan_companies(sweep, arguments, label if sweep.kernels[1:] else ""))
         writer.describe(state="running", **_facts(topology, sweep, arguments))
+        writer.describe(**_kernel_entries(writer.described(), label, found, arguments))
         LOG_DIR.mkdir(parents=True, exist_ok=True)
+        launcher.stage("importing")
         load = stack.enter_context(LoadProcess.start(log=LOG_DIR / "load.log"))
         schedulers = preload(sweep)
         launcher.stage("starting the load process")
         load.wait_ready()
+        if by_instructions:
+            launcher.note(LEFT_OUT)
         bench = Bench(
             load=load,
             writer=writer,
@@ -56,20 +71,28 @@ def main(arguments: Mapping[str, Any], line: Wire) -> int:
             rounds=sweep.rounds,
             warmup_rounds=sweep.warmup_rounds,
             block_ns=sweep.block_ms * MS,
-            budget=Budget(sweep.budget_s, sum(len(company.cells) for company in companies)),
+            budget=Budget(
+                math.inf if by_instructions else sweep.budget_s,
+                sum(len(company.cells) for company in companies),
+            ),
+            clock=sweep.clock,
         )
         for company in companies:
             measure_company(bench, topology, company, schedulers)
-        writer.describe(
-            state="complete", load_after=load_and_pressure(), measuring_s=round(bench.budget.spent_s, 1)
+        spent = (
+            {"measuring_instr": round(bench.budget.spent_s * 1e9)}
+            if by_instructions
+            else {"measuring_s": round(bench.budget.spent_s, 1)}
         )
+        writer.describe(state="complete", load_after=load_and_pressure(), **spent)
     return 0
 
 
-def plan_companies(sweep: Sweep, arguments: Mapping[str, Any]) -> Iterator[Company]:
+def plan_companies(sweep: Sweep, arguments: Mapping[str, Any], kernel: str = "") -> Iterator[Company]:
     """Which lanes stand side by side, in the order in which they are measured."""
     wanted = tuple(arguments.get("lanes") or sweep.lanes())
-    cells = tuple(CellKey(*cell) for cell in sweep.cells())
+    cells = tuple(CellKey(*cell, kernel) for cell in sweep.cells())
+    extras = sweep.clock != INSTRUCTIONS
     if arguments.get("interference"):
         ends = {min(sweep.services), max(sweep.services)}
         first = cells[0]
@@ -83,9 +106,17 @@ def plan_companies(sweep: Sweep, arguments: Mapping[str, Any]) -> Iterator[Compa
         for lane in wanted:
             yield Company(lane, beside_direct(lane), few, extras=False)
     if len(wanted) == 1:
-        yield Company(wanted[0], beside_direct(wanted[0]), cells, extras=True)
+        yield Company(wanted[0], beside_direct(wanted[0]), cells, extras=extras)
     else:
-        yield Company("", wanted, cells, extras=True)
+        yield Company("", wanted, cells, extras=extras)
+
+
+def label_kernel(described: Mapping[str, Any], found: Mapping[str, Any]) -> str:
+    """What a kernel is called in this run: its release, with the image's name if it is another's too."""
+    known = described.get("kernels", {}).get(found["release"])
+    if known is None or known.get("image") == found.get("image"):
+        return str(found["release"])
+    return f"{found['release']} ({Path(str(found.get('image'))).name})"
 
 
 def beside_direct(lane: str) -> tuple[str, ...]:
@@ -108,6 +139,19 @@ def preload(sweep: Sweep) -> tuple[str, ...]:
     return tuple(sorted(available_schedulers()))
 
 
+def _kernel_entries(
+    described: Mapping[str, Any], label: str, found: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The facts about this kernel beside those of the kernels that were booted before it."""
+    entries: dict[str, Any] = {
+        "kernel": found,
+        "kernels": {**described.get("kernels", {}), label: found},
+    }
+    if identity := arguments.get("identity"):
+        entries["identity"] = {**described.get("identity", {}), label: identity}
+    return entries
+
+
 def _facts(topology: Topology, sweep: Sweep, arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "name": topology.name,
@@ -115,8 +159,7 @@ def _facts(topology: Topology, sweep: Sweep, arguments: Mapping[str, Any]) -> di
         "seed": sweep.seed,
         "lanes": list(sweep.lanes()),
         "isolated": len(arguments.get("lanes") or sweep.lanes()) < len(sweep.lanes()),
-        "kernel": kernel_facts(),
-        "clock": "wall",
+        "clock": sweep.clock,
         "versions": versions(),
         "machine": arguments.get("host", {}),
         "load_before": load_and_pressure(),

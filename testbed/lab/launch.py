@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,10 +17,15 @@ from typing import Any
 
 from testbed.errors import BadResults, ProcessDied, UserError
 from testbed.kernel import Job, Kernel, Session, choose
+from testbed.lab.account import Account
+from testbed.lab.identity import software_identity
 from testbed.lab.noise import NoiseRecorder
 from testbed.lab.progress import Display
 from testbed.lab.turn import Turn
-from testbed.spec import Topology
+from testbed.results.identity import Identity
+from testbed.results.writer import describe
+from testbed.spec import Sweep, Topology
+from testbed.spec.clock import INSTRUCTIONS, WALL, Clock
 
 RUNS = Path("results/runs")
 _SWEEP = "testbed.bench.sweep:main"
@@ -30,8 +37,8 @@ _MEMORY_MB = 4096
 class RunOptions:
     """How a sweep is run.
 
-    `kernel` is auto, host or uml; `out` a new or empty directory; `isolate` gives each lane a boot of its
-    own; `interference` measures each lane alone too, and so what the lanes do to each other.
+    `kernel` is auto or the name of one; `out` a new or empty directory; `isolate` gives each lane a boot of
+    its own; `interference` measures each lane alone too, and so what the lanes do to each other.
     """
 
     kernel: str = "auto"
@@ -45,27 +52,70 @@ def run_sweep(topology: Topology, options: RunOptions, display: Display) -> Path
 
     Raises:
         UserError: the topology has no sweep.
-        MachineLacks: no kernel here has every mode of the sweep.
+        MachineLacks: no kernel here has every mode of the sweep, or counts instructions if they are wanted.
         BadResults: the results directory cannot be written.
     """
     if topology.sweep is None:
         raise UserError(f"topology {topology.name!r} has no `sweep`: there is nothing to measure")
-    kernel, reason = choose(options.kernel, set(topology.sweep.modes))
+    boots = _choose_kernels(topology.sweep, options)
     run_dir = make_run_dir(options.out, topology)
-    display.show({"event": "note", "text": f"kernel: {kernel.name} ({reason})"})
-    lanes = topology.sweep.lanes()
-    for part in [[lane] for lane in lanes] if options.isolate else [list(lanes)]:
-        arguments = {
+    account = Account()
+    for boot in boots:
+        display.show({"event": "note", "text": f"kernel: {boot}"})
+        lanes = topology.sweep.lanes()
+        for part in [[lane] for lane in lanes] if options.isolate else [list(lanes)]:
+            job = _make_job(topology, boot, run_dir, part, options)
+            _run_job(boot.kernel, job, run_dir, display, account)
+            describe(run_dir, stages=account.stages())
+    return run_dir
+
+
+@dataclass(frozen=True)
+class _Boot:
+    """A kernel to measure in, why it was chosen, and the image that the user named, if any."""
+
+    kernel: Kernel
+    reason: str
+    image: Path | None
+
+    def __str__(self) -> str:
+        return " ".join([self.kernel.name, *([str(self.image)] if self.image else []), f"({self.reason})"])
+
+
+def _choose_kernels(sweep: Sweep, options: RunOptions) -> list[_Boot]:
+    """Every kernel of the run, before the first is booted."""
+    images: list[Path | None] = [Path(image) for image in sweep.kernels]
+    return [
+        _Boot(*choose(options.kernel, set(sweep.modes), **_only(sweep.clock, image)), image)
+        for image in images or [None]
+    ]
+
+
+def _only(clock: Clock, image: Path | None) -> dict[str, Any]:
+    return {"clock": clock, "image": image} if image or clock == INSTRUCTIONS else {}
+
+
+def _make_job(
+    topology: Topology, boot: _Boot, run_dir: Path, lanes: Sequence[str], options: RunOptions
+) -> Job:
+    sweep = topology.sweep
+    assert sweep is not None
+    return Job(
+        entry=_SWEEP,
+        arguments={
             "topology": topology.model_dump(mode="json"),
             "run_dir": str(run_dir),
-            "lanes": part,
+            "lanes": list(lanes),
             "interference": options.interference,
-            "host": machine_facts() | {"kernel_reason": reason},
-        }
-        modes = frozenset(topology.sweep.modes)
-        job = Job(entry=_SWEEP, arguments=arguments, writable=run_dir, modes=modes, memory_mb=_MEMORY_MB)
-        _run_job(kernel, job, run_dir, display)
-    return run_dir
+            "host": machine_facts() | {"kernel_reason": boot.reason},
+            "kernel": {"name": boot.kernel.name, "image": str(boot.image or "")},
+            "identity": _identity(boot.kernel, sweep.clock),
+        },
+        writable=run_dir,
+        modes=frozenset(sweep.modes),
+        memory_mb=_MEMORY_MB,
+        **({"clock": sweep.clock} if sweep.clock == INSTRUCTIONS else {}),
+    )
 
 
 def make_run_dir(out: Path | None, topology: Topology) -> Path:
@@ -100,17 +150,32 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _run_job(kernel: Kernel, job: Job, run_dir: Path, display: Display) -> None:
-    with Turn() as turn, NoiseRecorder(run_dir / "noise.csv"), kernel.start(job) as session:
+def _identity(kernel: Kernel, clock: Clock) -> dict[str, Any]:
+    """What this run's counts depend on, as far as it can be seen from outside of the kernel."""
+    return Identity(
+        kernel_path=getattr(kernel, "identity", lambda _: {})(clock), full=software_identity()
+    ).to_json()
+
+
+def _run_job(kernel: Kernel, job: Job, run_dir: Path, display: Display, account: Account) -> None:
+    by_instructions = getattr(job, "clock", WALL) == INSTRUCTIONS
+    with ExitStack() as stack:
+        # Two runs that count instructions do not disturb each other, but both disturb one that takes time.
+        turn = stack.enter_context(Turn(shared=by_instructions))
+        if not by_instructions:
+            stack.enter_context(NoiseRecorder(run_dir / "noise.csv"))
+        account.enter("booting")
+        session = stack.enter_context(kernel.start(job))
         for note in session.notes:
             display.show({"event": "note", "text": note})
-        _follow(session, turn, display)
+        _follow(session, turn, display, account)
         status = session.wait()
+    account.leave()
     if status != 0:
         raise ProcessDied("the run", status)
 
 
-def _follow(session: Session, turn: Turn, display: Display) -> None:
+def _follow(session: Session, turn: Turn, display: Display, account: Account) -> None:
     """Show what the run says, and give it its turn to measure when it asks."""
 
     def on_wait() -> None:
@@ -124,4 +189,5 @@ def _follow(session: Session, turn: Turn, display: Display) -> None:
             case {"event": "unlock"}:
                 turn.give()
             case _:
+                account.hear(event)
                 display.show(event)

@@ -63,7 +63,7 @@ class Lines:
                 self._say(str(name))
             case {"event": "progress", "cell": cell} if cell != self._cell:
                 self._cell = str(cell)
-                self._say(f"measuring {cell}, {time_left(event)} left")
+                self._say(f"measuring {cell}" + (f", {left}" if (left := time_left(event)) else ""))
             case {"event": "note", "text": text}:
                 self._say(str(text))
 
@@ -106,16 +106,18 @@ class Bar:
                     description=f"measuring {cell}",
                     completed=number,
                     total=total,
-                    left=f"{time_left(event)} left",
+                    left=time_left(event),
                 )
             case {"event": "note", "text": text}:
                 self._progress.console.print(Text(str(text)))
 
 
 def time_left(event: dict[str, Any]) -> str:
-    """`95.2` seconds as `1:35`."""
+    """`95.2` seconds as `1:35 left`; nothing where it is not known yet."""
+    if event.get("left_s") is None:
+        return ""
     minutes, seconds = divmod(round(event["left_s"]), 60)
-    return f"{minutes}:{seconds:02d}"
+    return f"{minutes}:{seconds:02d} left"
 
 
 def display_for(console: Console) -> Display:

@@ -2,6 +2,7 @@
 
 The lock is a `flock` on the root directory: every user can take it, nothing is created for it, and
 the kernel lets go of it when its holder dies. Two containers have two roots and so two locks.
+Measurements that others do not disturb share one turn, and have it never together with one that others do.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ _RETRY_S = 0.1
 class Turn:
     """The right to measure on this machine; `take` waits for it, `give` hands it on."""
 
-    def __init__(self, path: str = "/") -> None:
+    def __init__(self, path: str = "/", *, shared: bool = False) -> None:
         self._path = path
+        self._kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
 
     def __enter__(self) -> Self:
         self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
@@ -36,7 +38,7 @@ class Turn:
         waited = False
         while True:
             try:
-                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._fd, self._kind | fcntl.LOCK_NB)
             except BlockingIOError:
                 if not waited:
                     on_wait()

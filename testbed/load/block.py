@@ -76,7 +76,8 @@ class BlockResult:
 
     `endpoints` counts requests by the endpoint that answered, in the order of the samples' endpoint index.
     `errors` counts failed requests by reason (an errno's name, `timeout`, `closed`, or an HTTP status).
-    Times on `started_ns` .. `ended_ns` are the monotonic clock; `unix_ns` is the wall clock at the start.
+    Times on `started_ns` .. `ended_ns` are the monotonic clock; `unix_ns` is the wall clock at the start. For
+    `idle_ns` and `timer_interrupts` see `cpu`; None where the kernel does not tell.
     """
 
     id: int
@@ -92,6 +93,8 @@ class BlockResult:
     targets: tuple[TargetSummary, ...]
     samples_written: int
     endpoint_by_target: tuple[Mapping[str, int], ...] = field(default=())
+    idle_ns: int | None = None
+    timer_interrupts: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

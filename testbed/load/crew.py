@@ -17,6 +17,7 @@ from locust.env import Environment
 from locust.event import EventHook
 
 from testbed.load.block import Block
+from testbed.load.cpu import read_cpu
 from testbed.load.recorder import Recorder, Taken
 from testbed.load.users import CLASSES, BlockUser, Turn, open_blocking, open_cooperative
 from testbed.net.namespace import enter
@@ -57,6 +58,7 @@ class Crew:
         open_socket = open_blocking if len(users) == 1 else open_cooperative
         with enter(block.namespace):
             gc.disable()
+            before = read_cpu()
             try:
                 recorder.unix_ns, cpu_ns = time.time_ns(), time.process_time_ns()
                 recorder.started_ns = time.perf_counter_ns()
@@ -75,8 +77,10 @@ class Crew:
                 attendance.door.wait()
                 recorder.ended_ns = time.perf_counter_ns()
                 recorder.client_cpu_ns = time.process_time_ns() - cpu_ns
+                after = read_cpu()
             finally:
                 gc.enable()
+        recorder.idle_ns, recorder.timer_interrupts = after.idle_ns(before), after.interrupts(before)
         if block.user != "http":
             self._tell_locust(block, recorder.taken)
         return recorder

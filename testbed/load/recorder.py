@@ -31,6 +31,8 @@ class Recorder:
     ended_ns: int = 0
     unix_ns: int = 0
     client_cpu_ns: int = 0
+    idle_ns: int | None = None
+    timer_interrupts: int | None = None
 
     def merge(self, other: Recorder) -> None:
         """Take in what another process saw of the same block at the same time."""
@@ -62,6 +64,8 @@ class Recorder:
             endpoint_by_target=tuple(
                 dict(Counter(endpoint_name(answer) for *_, answer in samples)) for samples in by_target
             ),
+            idle_ns=self.idle_ns,
+            timer_interrupts=self.timer_interrupts,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -65,15 +65,11 @@ class RunWriter:
 
     def describe(self, **facts: Any) -> None:
         """Merge facts into run.json; it is replaced in one step, so it is never half written."""
-        facts = {"format": VERSION, "samples_limit_bytes": self._limit} | self._described() | facts
-        path = self.directory / RUN_FILE
-        fresh = path.with_suffix(".json.new")
-        with fresh.open("w", encoding="utf-8") as file:
-            json.dump(facts, file, indent=1, default=str)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(path)
+        describe(self.directory, samples_limit_bytes=self._limit, **facts)
+
+    def described(self) -> dict[str, Any]:
+        """All facts that run.json holds so far."""
+        return _described(self.directory)
 
     def block(self, record: BlockRecord) -> None:
         self._append(BLOCKS_FILE, record)
@@ -106,12 +102,26 @@ class RunWriter:
     def _append(self, name: str, record: Record) -> None:
         self._files[name].write(json.dumps(record.to_json(), separators=(",", ":")) + "\n")
 
-    def _described(self) -> dict[str, Any]:
-        try:
-            facts: dict[str, Any] = json.loads((self.directory / RUN_FILE).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        return facts
+
+def describe(directory: Path, **facts: Any) -> None:
+    """Merge facts into a run's run.json; it is replaced in one step, so it is never half written."""
+    facts = {"format": VERSION} | _described(directory) | facts
+    path = directory / RUN_FILE
+    fresh = path.with_suffix(".json.new")
+    with fresh.open("w", encoding="utf-8") as file:
+        json.dump(facts, file, indent=1, default=str)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def _described(directory: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads((directory / RUN_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    return facts
 
 
 def _drop_torn_line(path: Path) -> None:

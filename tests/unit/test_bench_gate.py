@@ -60,3 +60,17 @@ def test_a_kernel_without_conntrack_counters_is_no_objection() -> None:
 )
 def test_every_disturbance_is_named(result: BlockResult, counted: Reading, said: str) -> None:
     assert objections(BLOCK, result, counted) == [said]
+
+
+def test_by_the_instruction_clock_a_block_that_idled_does_not_count() -> None:
+    idled = replace(GOOD, idle_ns=4 * MS, timer_interrupts=2)
+
+    assert objections(BLOCK, idled, QUIET) == []
+    assert objections(BLOCK, idled, QUIET, "instructions") == ["idle: nothing to run for 4.0 M instr."]
+    assert objections(BLOCK, replace(GOOD, idle_ns=MS // 2), QUIET, "instructions") == []
+
+
+def test_by_the_instruction_clock_an_overrun_is_told_in_instructions() -> None:
+    late = replace(GOOD, ended_ns=400 * MS)
+
+    assert objections(BLOCK, late, QUIET, "instructions") == ["overrun: 400 M instr. instead of 150"]

@@ -202,7 +202,7 @@ def test_progress_counts_up_to_its_end(trial: Trial) -> None:
     trial.measure()
 
     progress = [event for event in trial.wire.events if event["event"] == "progress"]
-    assert [event["round"] for event in progress] == list(range(1, 15))
+    assert [event["round"] for event in progress] == list(range(15))
     assert {event["of"] for event in progress} == {14}
     assert progress[-1]["left_s"] == 0
 

@@ -6,7 +6,7 @@ import pytest
 
 from testbed.bench.lane import measured_places, mode_of
 from testbed.bench.launcher import Launcher
-from testbed.bench.sweep import plan_companies
+from testbed.bench.sweep import label_kernel, plan_companies
 from testbed.errors import ProcessDied
 from testbed.spec import Sweep
 
@@ -47,6 +47,27 @@ def test_interference_measures_each_lane_first_alone_at_both_ends_of_the_sizes()
         assert {cell.traffic for cell in company.cells} == {"new-connection"}
         assert not company.extras
     assert together.name == ""
+
+
+def test_by_the_instruction_clock_only_load_is_measured() -> None:
+    (company,) = plan_companies(SWEEP.changed(clock="instructions"), {})
+
+    assert not company.extras
+
+
+def test_cells_name_the_kernel_where_there_are_several() -> None:
+    (company,) = plan_companies(SWEEP, {}, "6.1.0")
+
+    assert {cell.kernel for cell in company.cells} == {"6.1.0"}
+
+
+def test_two_images_of_one_release_are_told_apart() -> None:
+    first = {"release": "6.1.0", "image": "/boot/vmlinuz-a"}
+    second = {"release": "6.1.0", "image": "/boot/vmlinuz-b"}
+
+    assert label_kernel({}, first) == "6.1.0"
+    assert label_kernel({"kernels": {"6.1.0": first}}, first) == "6.1.0"
+    assert label_kernel({"kernels": {"6.1.0": first}}, second) == "6.1.0 (vmlinuz-b)"
 
 
 @pytest.mark.parametrize(

@@ -42,3 +42,15 @@ def test_a_turn_that_was_given_back_can_be_taken_by_another(tmp_path: Path) -> N
         first.give()
         second.take(lambda: waits.append("waited"))
     assert waits == []
+
+
+def test_measurements_that_disturb_no_other_share_a_turn(tmp_path: Path) -> None:
+    waits: list[str] = []
+    path = str(tmp_path)
+    with Turn(path, shared=True) as first, Turn(path, shared=True) as second, Turn(path) as third:
+        first.take(lambda: None)
+        second.take(lambda: waits.append("waited"))
+        assert waits == []
+        second.give()
+        third.take(lambda: (waits.append("waited"), first.give()))  # type: ignore[arg-type,return-value]
+        assert waits == ["waited"]
