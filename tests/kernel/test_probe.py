@@ -6,6 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -13,11 +14,15 @@ from testbed.bench.probe import Target, ask_many, wait_answer
 from testbed.errors import ProcessDied, WaitTimeout
 from testbed.net import process
 from testbed.net.namespace import Namespace
+from testbed.net.wait import wait_until
 
 TCP, UDP = Target("127.0.0.1", 8080), Target("127.0.0.1", 8080, "UDP")
 
 RETRANSMISSION_NS = 1_000_000_000
 """After a lost SYN the kernel asks again after this long: a probe that waits for that rounds up to it."""
+
+IN_VAIN = 10
+"""So many attempts nobody answers before somebody does."""
 
 
 @pytest.fixture
@@ -27,19 +32,21 @@ def client() -> Iterator[Namespace]:
 
 
 class Server(threading.Thread):
-    """Answers as a backend does; it starts to listen after a while."""
+    """Answers as a backend does; it starts to listen once so many have been refused."""
 
-    def __init__(self, namespace: Namespace, target: Target, after_s: float = 0.0) -> None:
+    def __init__(self, namespace: Namespace, target: Target, refusals: int = 0) -> None:
         super().__init__(daemon=True)
         kind = socket.SOCK_DGRAM if target.protocol == "UDP" else socket.SOCK_STREAM
+        self._namespace = namespace
         self._sock = namespace.socket(socket.AF_INET, kind)
         self._target = target
-        self._after_s = after_s
+        self._refusals = refusals
         self.listened_ns = 0
         self.start()
 
     def run(self) -> None:
-        time.sleep(self._after_s)
+        refused = "Udp: NoPorts" if self._target.protocol == "UDP" else "Tcp: AttemptFails"
+        wait_counted(self._namespace, refused, self._refusals)
         self.listened_ns = time.perf_counter_ns()
         self._sock.bind(self._target.address)
         if self._target.protocol == "UDP":
@@ -54,13 +61,25 @@ class Server(threading.Thread):
             kept.append(connection)
 
 
+def wait_counted(namespace: Namespace, name: str, number: int) -> None:
+    """Wait until the namespace has counted so many of an event: "Tcp: ActiveOpens" in /proc/net/snmp."""
+    protocol, _, column = name.partition(" ")
+
+    def counted() -> int:
+        text = namespace.run(Path("/proc/thread-self/net/snmp").read_text)
+        names, values = (line.split() for line in text.splitlines() if line.startswith(protocol))
+        return int(values[names.index(column)])
+
+    wait_until(lambda: counted() >= number, f"{number} of {name}", 10.0)
+
+
 def alive() -> None:
     """Nothing has died."""
 
 
 @pytest.mark.parametrize("target", [TCP, UDP])
 def test_the_first_answer_is_noticed_within_milliseconds(client: Namespace, target: Target) -> None:
-    server = Server(client, target, after_s=0.25)
+    server = Server(client, target, refusals=IN_VAIN)
 
     answered_ns = wait_answer(client, target, 10.0, alive)
 
@@ -74,7 +93,7 @@ def test_packets_lost_before_do_not_round_the_time_up(client: Namespace) -> None
     opened_ns: list[int] = []
 
     def open_later() -> None:
-        time.sleep(0.3)
+        wait_counted(client, "Tcp: ActiveOpens", IN_VAIN)
         process.run([*drop[:1], "-F"], namespace=client)
         opened_ns.append(time.perf_counter_ns())
 
