@@ -73,6 +73,9 @@ class Metrics:
         self._restore_failures = self._counter(
             "sync_proxy_rules_iptables_restore_failures", "Cumulative proxy iptables restore failures"
         )
+        self._nft_failures = self._counter(
+            "sync_proxy_rules_nftables_sync_failures", "Cumulative proxy nftables sync failures"
+        )
         self._rules_total = self._gauge(
             "sync_proxy_rules_iptables_total", "Total number of iptables rules owned by kube-proxy", "table"
         )
@@ -110,9 +113,12 @@ class Metrics:
         """A change reached the kernel so long after its cause."""
         self._programming.observe(delay_s)
 
-    def restore_failed(self) -> None:
-        """iptables-restore refused a transaction."""
-        self._restore_failures.inc()
+    def transaction_failed(self, tool: str) -> None:
+        """`iptables-restore`, in one of its variants, or `nft` refused a transaction."""
+        if tool.endswith("-restore"):
+            self._restore_failures.inc()
+        elif tool == "nft":
+            self._nft_failures.inc()
 
     def counted(self, probe: str, answer: Callable[[], Answer]) -> Callable[[], Answer]:
         """The same answer, counted by status under the probe's name, `healthz` or `livez`."""

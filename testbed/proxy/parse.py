@@ -23,8 +23,12 @@ ZONE_LABEL = "topology.kubernetes.io/zone"
 TRIGGER_ANNOTATION = "endpoints.kubernetes.io/last-change-trigger-time"
 DEFAULT_AFFINITY_S = 10800  # the API server's default for sessionAffinityConfig.clientIP.timeoutSeconds
 
-# What DNS labels and subdomains are made of; whatever else must not get into rules or comments.
-_NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]*")
+_LONGEST_AFFINITY_S = 86400  # the API server's limit
+
+# What DNS labels and subdomains are made of; whatever else must not get into rules or comments, which are 256
+# characters long at most.
+_NAME = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,252}")
+_LABEL = re.compile(r"[A-Za-z0-9][-A-Za-z0-9._]{0,62}")
 _PROTOCOLS = ("TCP", "UDP", "SCTP")
 _INET = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 
@@ -83,6 +87,9 @@ def is_for_us(item: Object) -> bool:
 def service_ports(item: Object, family: Family, report: Report) -> list[ServicePort]:
     """The ports of one Service that have a ClusterIP of `family`; none for headless and ExternalName ones."""
     key = metadata(item)
+    if not all(_is_label(part) for part in key if part):
+        report(f"metadata: {key[1]!r} in {key[0]!r} is longer than a Service's name may be")
+        return []
     spec = _mapping(item.get("spec"))
     cluster_ip = _cluster_ip(spec, family, report)
     if not cluster_ip or spec.get("type") == "ExternalName" or not is_for_us(item):
@@ -94,7 +101,7 @@ def service_ports(item: Object, family: Family, report: Report) -> list[ServiceP
         external_ips=_addresses(spec, "externalIPs", family, report),
         load_balancer_ips=_ingress(item, family, report),
         source_ranges=_source_ranges(spec, family, report),
-        affinity_timeout_s=_affinity(spec),
+        affinity_timeout_s=_affinity(spec, report),
         external_local=external_local,
         internal_local=spec.get("internalTrafficPolicy") == "Local",
         health_check_node_port=_health_port(spec, external_local),
@@ -104,10 +111,11 @@ def service_ports(item: Object, family: Family, report: Report) -> list[ServiceP
         if (place := _port(entry, f"spec.ports[{index}]", report)) is None:
             continue
         name = ServicePortName(*key, *place[1:])
-        node_port = entry.get("nodePort")
-        ports.append(
-            service_port(name=name, port=place[0], node_port=node_port if _is_port(node_port) else 0)
-        )
+        node_port = entry.get("nodePort") or 0
+        if node_port and not _is_port(node_port):
+            report(f"spec.ports[{index}].nodePort: {node_port!r} is not a port number")
+            node_port = 0
+        ports.append(service_port(name=name, port=place[0], node_port=node_port))
     return ports
 
 
@@ -144,8 +152,8 @@ def _hosts(item: Object, family: Family, hostname: str, report: Report) -> Itera
         addresses = _items(entry.get("addresses"))
         first = addresses[0] if addresses else None
         address = canonical(first, family)
-        if not address:
-            report(f"endpoints[{index}].addresses: {first!r} is not an {family} address")
+        if not address or _is_special(address):
+            report(f"endpoints[{index}].addresses: {first!r} is not an {family} address that hosts have")
             continue
         conditions = _mapping(entry.get("conditions"))
         zones: tuple[str, ...] = ()
@@ -169,7 +177,7 @@ def _port(entry: Object, path: str, report: Report) -> tuple[int, str, str] | No
         report(f"{path}.port: {number!r} is not a port number")
     elif protocol not in _PROTOCOLS:
         report(f"{path}.protocol: {protocol!r} is not TCP, UDP or SCTP")
-    elif name and not _is_name(name):
+    elif name and not _is_label(name):
         report(f"{path}.name: {name!r} is not a name")
     else:
         return number, name, protocol
@@ -185,6 +193,8 @@ def _cluster_ip(spec: Object, family: Family, report: Report) -> str:
         found = address_family(candidate)
         if found is None:
             report(f"spec.clusterIP: {candidate!r} is not an IP address")
+        elif _is_special(candidate):
+            report(f"spec.clusterIP: {candidate!r} is not an IP address that hosts have")
         elif found is family:
             return canonical(candidate, family)
     return ""
@@ -195,8 +205,8 @@ def _addresses(spec: Object, field: str, family: Family, report: Report) -> tupl
     found: list[str] = []
     for index, text in enumerate(_items(spec.get(field))):
         kind = address_family(text)
-        if kind is None:
-            report(f"spec.{field}[{index}]: {text!r} is not an IP address")
+        if kind is None or _is_special(text):
+            report(f"spec.{field}[{index}]: {text!r} is not an IP address that hosts have")
         elif kind is family:
             found.append(canonical(text, family))
     return tuple(dict.fromkeys(found))
@@ -211,8 +221,8 @@ def _ingress(item: Object, family: Family, report: Report) -> tuple[str, ...]:
         if not text or entry.get("ipMode") == "Proxy":
             continue
         kind = address_family(text)
-        if kind is None:
-            report(f"status.loadBalancer.ingress[{index}].ip: {text!r} is not an IP address")
+        if kind is None or _is_special(text):
+            report(f"status.loadBalancer.ingress[{index}].ip: {text!r} is not an IP address that hosts have")
         elif kind is family:
             found.append(canonical(text, family))
     return tuple(dict.fromkeys(found))
@@ -231,12 +241,17 @@ def _source_ranges(spec: Object, family: Family, report: Report) -> tuple[str, .
     return tuple(dict.fromkeys(found))
 
 
-def _affinity(spec: Object) -> int | None:
+def _affinity(spec: Object, report: Report) -> int | None:
     if spec.get("sessionAffinity") != "ClientIP":
         return None
     config = _mapping(_mapping(spec.get("sessionAffinityConfig")).get("clientIP"))
     seconds = config.get("timeoutSeconds")
-    return seconds if isinstance(seconds, int) and seconds > 0 else DEFAULT_AFFINITY_S
+    if seconds is None:
+        return DEFAULT_AFFINITY_S
+    if isinstance(seconds, int) and not isinstance(seconds, bool) and 0 < seconds <= _LONGEST_AFFINITY_S:
+        return seconds
+    report(f"spec.sessionAffinityConfig.clientIP.timeoutSeconds: {seconds!r} is not from 1 to 86400")
+    return DEFAULT_AFFINITY_S
 
 
 def _health_port(spec: Object, external_local: bool) -> int:
@@ -246,6 +261,22 @@ def _health_port(spec: Object, external_local: bool) -> int:
 
 def _is_name(text: object) -> TypeGuard[str]:
     return isinstance(text, str) and _NAME.fullmatch(text) is not None
+
+
+def _is_label(text: object) -> TypeGuard[str]:
+    return isinstance(text, str) and _LABEL.fullmatch(text) is not None
+
+
+def _is_special(address: str) -> bool:
+    """Whether an address is nobody's: unspecified, loopback, multicast or reserved; link-local in IPv6.
+
+    The kernel refuses some of them as endpoints, and one refusal would take everybody's rules with it.
+    """
+    if ":" in address:
+        packed = socket.inet_pton(socket.AF_INET6, address)
+        return packed[0] == 0xFF or packed[:15] == bytes(15) or packed[:2] == b"\xfe\x80"
+    first = int(address.partition(".")[0])
+    return first in (0, 127) or first >= 224
 
 
 def _is_port(number: object) -> TypeGuard[int]:

@@ -57,7 +57,8 @@ class SyncResult:
     """What one sync did, for metrics and for the benchmark's control-plane rows.
 
     `rules_written` counts what went to the kernel (iptables rules, netlink messages, set elements);
-    `bytes_written` the text or messages it took. `rules_last` and `rules_total` are per iptables table.
+    `bytes_written` the text or messages it took. `rules_last` and `rules_total` are per table; in
+    nftables mode, which has one, rules and elements count alike.
     `no_local_endpoints` counts, per policy (`internal`, `external`), the Services whose `Local` traffic is
     dropped here. `again_after_s` asks for another sync without changes after that time (graceful
     termination).

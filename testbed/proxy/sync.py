@@ -123,8 +123,8 @@ class FamilySync:
     def _failed(self, error: Exception) -> None:
         self._changed = None
         log.error("sync of %s failed, everything will be written again: %s", self.family, error)
-        if isinstance(error, CommandFailed) and error.argv[0].endswith("-restore"):
-            self._metrics().restore_failed()
+        if isinstance(error, CommandFailed):
+            self._metrics().transaction_failed(error.argv[0])
 
     def _remove_stale_flows(self, delta: Delta) -> None:
         try:

@@ -118,6 +118,11 @@ def test_policies_affinity_and_health_port_are_read() -> None:
         ({"clusterIP": "10.96.0.300"}, "spec.clusterIP: '10.96.0.300' is not an IP address"),
         ({"ports": [{"port": 0}]}, "spec.ports[0].port: 0 is not a port number"),
         ({"ports": [{}]}, "spec.ports[0].port: None is not a port number"),
+        ({"clusterIP": "224.0.0.1"}, "spec.clusterIP: '224.0.0.1' is not an IP address that hosts have"),
+        (
+            {"ports": [{"port": 80, "name": "x" * 64}]},
+            f"spec.ports[0].name: {'x' * 64!r} is not a name",
+        ),
         (
             {"ports": [{"port": 80, "protocol": "XYZ"}]},
             "spec.ports[0].protocol: 'XYZ' is not TCP, UDP or SCTP",
@@ -128,6 +133,23 @@ def test_a_mistake_costs_what_it_is_in(change: Object, problem: str) -> None:
     assert read(service(**change)) == ([], [problem])
 
 
+@pytest.mark.parametrize("seconds", [0, -1, 86401, 10**30, True, "60"])
+def test_a_timeout_that_no_api_server_admits_becomes_the_usual_one(seconds: object) -> None:
+    config = {"clientIP": {"timeoutSeconds": seconds}}
+    (port,), problems = read(service(sessionAffinity="ClientIP", sessionAffinityConfig=config))
+    assert port.affinity_timeout_s == 10800
+    assert problems == [
+        f"spec.sessionAffinityConfig.clientIP.timeoutSeconds: {seconds!r} is not from 1 to 86400"
+    ]
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"])
+def test_an_address_that_no_host_has_is_no_endpoint(address: str) -> None:
+    endpoints, problems = read_slice(endpoint_slice({"addresses": [address]}))
+    assert endpoints == ()
+    assert problems == [f"endpoints[0].addresses: {address!r} is not an IPv4 address that hosts have"]
+
+
 def test_a_mistake_in_an_extra_leaves_the_rest_of_the_service() -> None:
     (port,), problems = read(
         service(externalIPs=["x", "198.51.100.7"], loadBalancerSourceRanges=["10.0.0.0/40", "192.0.2.1/32 "])
@@ -135,7 +157,7 @@ def test_a_mistake_in_an_extra_leaves_the_rest_of_the_service() -> None:
     assert port.external_ips == ("198.51.100.7",)
     assert port.source_ranges == ("192.0.2.1/32",)
     assert problems == [
-        "spec.externalIPs[0]: 'x' is not an IP address",
+        "spec.externalIPs[0]: 'x' is not an IP address that hosts have",
         "spec.loadBalancerSourceRanges[0]: '10.0.0.0/40' is not a CIDR",
     ]
 
@@ -177,8 +199,8 @@ def test_endpoints_are_sorted_and_a_broken_one_is_left_out() -> None:
     )
     assert [endpoint.key for endpoint in endpoints] == ["10.0.0.1:8080", "10.0.0.2:8080"]
     assert problems == [
-        "endpoints[1].addresses: 'fd00::1' is not an IPv4 address",
-        "endpoints[3].addresses: None is not an IPv4 address",
+        "endpoints[1].addresses: 'fd00::1' is not an IPv4 address that hosts have",
+        "endpoints[3].addresses: None is not an IPv4 address that hosts have",
     ]
 
 

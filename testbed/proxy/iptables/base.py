@@ -5,12 +5,10 @@ Owns what a full sync writes besides the Services. Must not run anything.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
-
 from testbed.proxy.iptables import names
 from testbed.proxy.iptables.restore import Jump
 from testbed.proxy.model import Family
+from testbed.proxy.nodeports import node_port_addresses, node_port_networks
 from testbed.proxy.proxier import ProxySettings
 
 _NEW = "-m conntrack --ctstate NEW"
@@ -87,26 +85,11 @@ def nodeports_rules(settings: ProxySettings) -> list[str]:
         '-m comment --comment "kubernetes service nodeports; NOTE: this must be the last rule in this chain"'
     )
     start = f"-A {names.SERVICES} {comment}"
-    addresses = nodeport_ips(settings)
-    if addresses is not None:
+    if node_port_networks(settings) is not None:
+        addresses = node_port_addresses(settings, settings.node_ips)
         return [f"{start} -d {address} -j {names.NODEPORTS}" for address in addresses]
     if settings.family is Family.IPV6:
         local = " ! -d ::1/128"  # the kernel never translates ::1
     else:
         local = "" if settings.localhost_nodeports else " ! -d 127.0.0.0/8"
     return [f"{start} -m addrtype --dst-type LOCAL{local} -j {names.NODEPORTS}"]
-
-
-def nodeport_ips(settings: ProxySettings) -> Sequence[str] | None:
-    """The addresses that NodePorts are restricted to by `--nodeport-addresses`; None: every local one."""
-    wanted = settings.nodeport_addresses
-    if not wanted or any(ip.endswith("/0") for ip in wanted):
-        return None
-    if "primary" in wanted:
-        return settings.node_ips[:1]
-    networks = [ip_network(cidr, strict=False) for cidr in wanted]
-    return [
-        address
-        for address in settings.node_ips
-        if any(ip_address(address) in network for network in networks)
-    ]

@@ -37,11 +37,18 @@ _NFGENMSG = struct.pack("=BBH", socket.AF_UNSPEC, 0, 0)
 
 
 class Canary:
-    """Watches some tables of one family in the caller's network namespace."""
+    """Watches some tables of one family in the caller's network namespace.
 
-    def __init__(self, iptables: Iptables, tables: Sequence[str]) -> None:
+    `rule`, as `iptables -S` prints it, is the only one of `chain`.
+    """
+
+    def __init__(
+        self, iptables: Iptables, tables: Sequence[str], *, chain: str = CHAIN, rule: str = RULE
+    ) -> None:
         self._iptables = iptables
         self._tables = tables
+        self._chain = chain
+        self._rule = rule
         self._seen: dict[str, bytes] = {}
 
     def flushed(self) -> list[str]:
@@ -53,8 +60,8 @@ class Canary:
         if state and state == self._seen.get(table):
             return True
         self._seen.pop(table, None)
-        listed = self._iptables.call(table, "-S", CHAIN, check=False)
-        sings = listed.exit_status == 0 and RULE in listed.stdout.splitlines()
+        listed = self._iptables.call(table, "-S", self._chain, check=False)
+        sings = listed.exit_status == 0 and self._rule in listed.stdout.splitlines()
         if sings:
             self._seen[table] = state  # taken before the look: what changed after it is looked at again
         return sings

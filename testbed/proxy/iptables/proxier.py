@@ -16,6 +16,7 @@ from testbed.proxy.iptables import base, canary, names
 from testbed.proxy.iptables.restore import Iptables
 from testbed.proxy.iptables.transaction import Book, Transaction
 from testbed.proxy.model import Family, ServicePortName
+from testbed.proxy.nodeports import with_own_addresses
 from testbed.proxy.proxier import ProxySettings, SyncResult
 from testbed.proxy.servicemap import ServiceMap
 
@@ -50,7 +51,7 @@ class IptablesProxier:
         self._iptables = iptables or Iptables(settings.family, settings.iptables_variant)
         self._canary = canary.Canary(self._iptables, TABLES)
         self._clock = clock
-        self._book = Book(settings)
+        self._book = Book(with_own_addresses(settings))
         self._full_due = True
         self._full_at = clock()
         self._looked_at = clock()

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 
 from testbed.errors import CommandFailed, MachineLacks
@@ -19,6 +20,7 @@ from testbed.proxy.model import Family
 
 VARIANTS = ("auto", "legacy", "nft")
 _LOCK_WAIT_S = 5  # kube-proxy's -w
+_DESTINATION = re.compile(r" -d (\S+) ")
 _RESTORE_TIMEOUT_S = 900.0  # the nft variant takes minutes for some ten thousand rules
 
 
@@ -164,9 +166,36 @@ def chains_in(saved: str) -> set[str]:
     return set(re.findall(r"^:(\S+) ", saved, re.MULTILINE))  # no list of lines: a table may have 200,000
 
 
+def stale_jumps(jumps: Sequence[Jump], saved: str) -> list[str]:
+    """Restore lines that delete what leads from the chains of `jumps` to their targets for other traffic."""
+    rules = saved.splitlines()
+    kept = {rule for jump in jumps for rule in _places(jump, rules)}
+    ways = {(f"-A {jump.chain} ", f" -j {jump.target}") for jump in jumps}
+    return [
+        f"-D{rule[2:]}"
+        for rule in rules
+        if rule not in kept and any(rule.startswith(start) and rule.endswith(end) for start, end in ways)
+    ]
+
+
 def _places(jump: Jump, rules: Sequence[str]) -> list[str]:
+    """The rules that are this jump: same chains, same comment, for the same destination."""
     start, end = f"-A {jump.chain} ", f" -j {jump.target}"
-    return [rule for rule in rules if rule.startswith(start) and rule.endswith(end) and jump.comment in rule]
+    return [
+        rule
+        for rule in rules
+        if rule.startswith(start)
+        and rule.endswith(end)
+        and jump.comment in rule
+        and _destination(rule) == _destination(f" {jump.match} ")
+    ]
+
+
+def _destination(rule: str) -> str:
+    """The range that a rule is limited to by `-d`, as iptables prints it; empty without a limit."""
+    found = _DESTINATION.search(rule)
+    network = ip_network(found[1], strict=False) if found else None
+    return str(network) if network is not None and network.prefixlen else ""
 
 
 def _target(rule: str) -> str:

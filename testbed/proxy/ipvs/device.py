@@ -22,17 +22,17 @@ from testbed.net.netlink import (
     Message,
     NetlinkSocket,
     attribute,
-    attributes,
     nested,
     text,
     u32,
 )
 from testbed.proxy.ipvs.model import DEVICE
 from testbed.proxy.model import Family
+from testbed.proxy.nodeports import device_addresses, is_reachable
 
 # <linux/rtnetlink.h>, <linux/if_link.h>, <linux/if_addr.h>
 _RTM_NEWLINK, _RTM_DELLINK = 16, 17
-_RTM_NEWADDR, _RTM_DELADDR, _RTM_GETADDR = 20, 21, 22
+_RTM_NEWADDR, _RTM_DELADDR = 20, 21
 _IFLA_IFNAME, _IFLA_LINKINFO, _IFLA_INFO_KIND = 3, 18, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_FLAGS = 1, 2, 8
 _IFA_F_NODAD = 0x02
@@ -90,20 +90,13 @@ class ServiceDevice:
         Loopback and link-local addresses are nobody's way to a NodePort and left out; they are in the order
         of the kernel.
         """
-        dump = Message(_RTM_GETADDR, 0, _ADDRESS.pack(self._inet, 0, 0, 0, 0), "list addresses")
         index = _index()
         bound: set[str] = set()
         node: list[str] = []
-        for reply in self._socket.dump(dump):
-            family, _, _, _, device = _ADDRESS.unpack_from(reply.body)
-            found = attributes(reply.body, _ADDRESS.size)
-            packed = found.get(_IFA_LOCAL, found.get(_IFA_ADDRESS))
-            if family != self._inet or packed is None:
-                continue
-            address = socket.inet_ntop(self._inet, packed)
+        for device, address in device_addresses(self._socket, self._family):
             if device == index:
                 bound.add(address)
-            elif _reachable(address):
+            elif is_reachable(address):
                 node.append(address)
         if self._family is Family.IPV6:
             bound = {address for address in bound if not ipaddress.ip_address(address).is_link_local}
@@ -138,8 +131,3 @@ def _index() -> int | None:
         return socket.if_nametoindex(DEVICE)
     except OSError:
         return None
-
-
-def _reachable(address: str) -> bool:
-    parsed = ipaddress.ip_address(address)
-    return not parsed.is_loopback and not parsed.is_link_local

@@ -29,7 +29,8 @@ Member = tuple[str, str]
 class NodeFacts:
     """What the plan of a Service depends on besides the Service.
 
-    `node_port_addresses` are the node's addresses on which NodePorts listen; `own_addresses` all it has.
+    `node_port_addresses` are the node's addresses on which NodePorts listen; `own_addresses` all it has;
+    `primary` is the one that it is known by, or none.
     """
 
     family: Family
@@ -37,6 +38,7 @@ class NodeFacts:
     scheduler_flags: int
     node_port_addresses: tuple[str, ...] = ()
     own_addresses: tuple[str, ...] = ()
+    primary: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -44,7 +46,7 @@ class NodeFacts:
     ) -> NodeFacts:
         """Facts from the text of `--ipvs-scheduler` (`rr`, `sh:sh-port`)."""
         name, flags = parse_scheduler(scheduler)
-        return cls(family, name, flags, tuple(node_port_addresses), tuple(own))
+        return cls(family, name, flags, tuple(node_port_addresses), tuple(own), tuple(own[:1]))
 
 
 class WantedServer(NamedTuple):
@@ -75,8 +77,9 @@ def plan_service(
     balancing = _balancing(port, node)
     internal = _reals(choice.internal(port))
     outside = _reals(choice.external(port) or choice.cluster) if port.externally_accessible else ()
-    virtual = [(port.cluster_ip, internal)]
-    virtual += [(address, outside) for address in (*port.external_ips, *port.load_balancer_ips)]
+    others = dict.fromkeys((*port.external_ips, *port.load_balancer_ips))
+    others.pop(port.cluster_ip, None)  # an address that is named twice is one virtual server
+    virtual = [(port.cluster_ip, internal), *((address, outside) for address in others)]
     protocol = port.name.protocol
     servers = [
         WantedServer(VirtualServer(protocol, address, port.port), balancing, reals)
@@ -141,7 +144,7 @@ def _load_balancer_members(
     for cidr in port.source_ranges:
         for net in sets.source_nets(cidr):
             yield sets.LOAD_BALANCER_SOURCE_CIDR, f"{portal},{net}"
-    if _any_within(node.own_addresses, port.source_ranges):
+    if _any_within(node.primary, port.source_ranges):
         # A node that talks to an address of its own carries that address as its source.
         yield sets.LOAD_BALANCER_SOURCE_IP, f"{portal},{address}"
 

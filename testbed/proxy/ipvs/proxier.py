@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 
 from testbed.errors import NetlinkRefused, UserError
 from testbed.proxy.iptables.restore import Iptables
@@ -25,6 +25,7 @@ from testbed.proxy.ipvs.schedulers import require_scheduler
 from testbed.proxy.ipvs.sysctls import set_up_node
 from testbed.proxy.ipvs.table import IpvsTable
 from testbed.proxy.model import ServicePortName
+from testbed.proxy.nodeports import node_port_addresses
 from testbed.proxy.proxier import ProxySettings, SyncResult
 from testbed.proxy.servicemap import ServiceMap
 
@@ -140,6 +141,7 @@ class IpvsProxier:
             self._scheduler_flags,
             tuple(node_port_addresses(self._settings, addresses)),
             tuple(addresses),
+            self._settings.node_ips[:1],
         )
         return state
 
@@ -239,17 +241,6 @@ class IpvsProxier:
             no_local_endpoints={policy: len(names) for policy, names in self._without_local.items()},
             again_after_s=CHECK_AFTER_S if self._drain.pending else None,
         )
-
-
-def node_port_addresses(settings: ProxySettings, addresses: Sequence[str]) -> list[str]:
-    """Those of the node's addresses on which NodePorts listen."""
-    chosen = settings.nodeport_addresses
-    if not chosen:
-        return list(addresses)
-    if "primary" in chosen:
-        return list(settings.node_ips[:1])
-    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in chosen]
-    return [address for address in addresses if _within(address, networks)]
 
 
 def _within(address: str, networks: Iterable[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> bool:

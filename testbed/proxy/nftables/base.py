@@ -10,10 +10,10 @@ Owns kube-proxy's names of all these. Must not know Services.
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator
 
 from testbed.proxy.model import Family
+from testbed.proxy.nodeports import node_port_addresses
 from testbed.proxy.proxier import ProxySettings
 
 TABLE = "kube-proxy"
@@ -79,17 +79,16 @@ def render_base(settings: ProxySettings) -> Iterator[str]:
         yield f"add element {name} {NODEPORT_IPS} {{ {', '.join(addresses)} }}"
 
 
+def count_base(settings: ProxySettings) -> int:
+    """How many rules and elements the table has without any Service."""
+    return sum(len(rules) for _, _, rules in _chains(settings)) + len(node_port_ips(settings))
+
+
 def node_port_ips(settings: ProxySettings) -> list[str]:
     """The addresses on which NodePorts listen: the primary one, or as `nodeport_addresses` says."""
-    chosen = settings.nodeport_addresses
-    if not chosen or "primary" in chosen:
+    if not settings.nodeport_addresses:
         return list(settings.node_ips[:1])
-    networks = [ipaddress.ip_network(cidr, strict=False) for cidr in chosen]
-    return [
-        address
-        for address in settings.node_ips
-        if any(ipaddress.ip_address(address) in network for network in networks)
-    ]
+    return node_port_addresses(settings, settings.node_ips)
 
 
 def _containers(family: Family) -> Iterator[tuple[str, str, str]]:

@@ -30,6 +30,7 @@ class _Held:
     chains: dict[str, int] = field(default_factory=dict)
     sets: dict[str, str] = field(default_factory=dict)
     elements: tuple[Element, ...] = ()
+    rules: int = 0
 
 
 @dataclass(slots=True)
@@ -52,6 +53,13 @@ class Book:
         self._table = base.table(settings.family)
         self._held: dict[ServicePortName, _Held] = {}
         self._claims: dict[Element, dict[ServicePortName, str]] = {}
+        self._base = base.count_base(settings)
+        self._rules = 0
+
+    @property
+    def total(self) -> int:
+        """How many rules and elements the table has."""
+        return self._base + self._rules + len(self._claims)
 
     def names(self) -> Collection[ServicePortName]:
         """The Service ports that have a piece."""
@@ -63,7 +71,7 @@ class Book:
         The last one switches every element at once; chains that nothing leads to any more are left over, see
         `leftovers`. With `fresh` there is no table yet, so that no chain of it has to be emptied first.
         """
-        self._held, self._claims = {}, {}
+        self._held, self._claims, self._rules = {}, {}, 0
         yield _text(base.render_base(self._settings))
         stream = iter(pieces)
         while some := list(islice(stream, PIECES_A_TRANSACTION)):
@@ -86,8 +94,9 @@ class Book:
         touched: dict[Element, str | None] = {}
         for name, piece in pieces:
             before, after = self._held.pop(name, None) or _Held(), piece or Piece()
+            self._rules -= before.rules
             if piece is not None:
-                self._held[name] = _remembered(piece)
+                self._remember(name, piece)
             self._change_chains(before, after, delta)
             self._change_claims(name, before.elements, after.elements, touched)
         for element, held in touched.items():
@@ -98,11 +107,17 @@ class Book:
                 delta.new_elements[element] = wanted
         return _text(self._commands(delta))
 
+    def _remember(self, name: ServicePortName, piece: Piece) -> None:
+        hashes = {chain: hash(rules) for chain, rules in piece.chains.items()}
+        count = sum(map(len, piece.chains.values()))
+        self._held[name] = _Held(hashes, piece.sets, tuple(piece.elements), count)
+        self._rules += count
+
     def _loading(self, pieces: Pieces, fresh: bool) -> Iterator[str]:
         """Chains and sets of some pieces, refreshed where they exist."""
         table = self._table
         for name, piece in pieces:
-            self._held[name] = _remembered(piece)
+            self._remember(name, piece)
             self._change_claims(name, (), piece.elements, {})
             for container, declaration in piece.sets.items():
                 yield f"add set {table} {container} {{ {declaration} ; }}"
@@ -193,11 +208,6 @@ class Book:
             for start in range(0, len(listed), _ELEMENTS_A_LINE):
                 some = ", ".join(listed[start : start + _ELEMENTS_A_LINE])
                 yield f"{verb} element {self._table} {container} {{ {some} }}"
-
-
-def _remembered(piece: Piece) -> _Held:
-    hashes = {name: hash(rules) for name, rules in piece.chains.items()}
-    return _Held(hashes, piece.sets, tuple(piece.elements))
 
 
 def _text(commands: Iterable[str]) -> str:

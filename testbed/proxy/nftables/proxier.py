@@ -16,6 +16,7 @@ from testbed.proxy.nftables import base
 from testbed.proxy.nftables.book import Book
 from testbed.proxy.nftables.kernel import NfTables
 from testbed.proxy.nftables.render import CHAIN_NAME, SET_NAME, Piece, render_port
+from testbed.proxy.nodeports import with_own_addresses
 from testbed.proxy.proxier import ProxySettings, SyncResult
 from testbed.proxy.servicemap import ServiceMap
 
@@ -30,7 +31,7 @@ class NftablesProxier:
         self._settings = settings
         self._kernel = NfTables(settings.family)
         self._kernel.check()
-        self._book = Book(settings)
+        self._book = Book(with_own_addresses(settings))
         self._looked_at_s = time.monotonic()
         self._without_local: dict[str, set[ServicePortName]] = {"internal": set(), "external": set()}
 
@@ -113,9 +114,12 @@ class NftablesProxier:
         return True
 
     def _result(self, full: bool, texts: list[str]) -> SyncResult:
+        written = sum(text.count("\n") for text in texts)
         return SyncResult(
             full=full,
-            rules_written=sum(text.count("\n") for text in texts),
+            rules_written=written,
+            rules_last={base.TABLE: written},
+            rules_total={base.TABLE: self._book.total},
             bytes_written=sum(map(len, texts)),
             no_local_endpoints={policy: len(names) for policy, names in self._without_local.items()},
         )

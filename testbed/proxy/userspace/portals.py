@@ -31,7 +31,7 @@ The kernel stops tracking connections in a namespace when the last rule that nee
 the deletion of the last Service would cut the connections that were made through it.
 """
 
-_ANCHOR_RULE = f"-A {ANCHOR} -m conntrack --ctstate ESTABLISHED -j RETURN"
+ANCHOR_RULE = f"-A {ANCHOR} -m conntrack --ctstate ESTABLISHED -j RETURN"
 
 ANY_ADDRESS = "0.0.0.0"  # noqa: S104
 
@@ -84,7 +84,7 @@ def rules(portal: Portal) -> tuple[str, ...]:
 def whole(portals: Iterable[Sequence[str]]) -> list[str]:
     """Lines of a nat section that replace all portal chains; takes what `rules` gave for each portal."""
     declared = [f":{chain} - [0:0]" for chain in (*CHAINS, ANCHOR)]
-    return [*declared, _ANCHOR_RULE] + [f"-A {rule}" for portal in portals for rule in portal]
+    return [*declared, ANCHOR_RULE] + [f"-A {rule}" for portal in portals for rule in portal]
 
 
 def difference(before: Mapping[K, Sequence[str]], after: Mapping[K, Sequence[str]]) -> list[str]:

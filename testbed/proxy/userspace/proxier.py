@@ -12,11 +12,14 @@ from __future__ import annotations
 import logging
 import resource
 import sys
+import time
 from collections.abc import Collection
 
 from testbed.errors import MachineLacks, UserError
-from testbed.proxy.iptables.restore import Iptables, Jump, missing_jumps, section
+from testbed.proxy.iptables.canary import Canary
+from testbed.proxy.iptables.restore import Iptables, Jump, missing_jumps, section, stale_jumps
 from testbed.proxy.model import Family, ServicePortName
+from testbed.proxy.nodeports import node_port_networks
 from testbed.proxy.proxier import ProxySettings, SyncResult
 from testbed.proxy.servicemap import ServiceMap
 from testbed.proxy.userspace import portals
@@ -49,6 +52,8 @@ class UserspaceProxier:
         self._rules: dict[ServicePortName, tuple[str, ...]] = {}
         self._portal_rule_count = 0
         self._chains_stand = False
+        self._canary = Canary(self._iptables, ("nat",), chain=portals.ANCHOR, rule=portals.ANCHOR_RULE)
+        self._looked_at_s = time.monotonic()
         sys.setswitchinterval(_SWITCH_INTERVAL_S)
         self._descriptor_limit = _raise_descriptor_limit()
         self._ports = ProxyPorts(
@@ -63,9 +68,12 @@ class UserspaceProxier:
         return self._iptables.variant
 
     def sync(self, services: ServiceMap, changed: Collection[ServicePortName] | None) -> SyncResult:
-        """As `Proxier.sync`. Raises MachineLacks when this process may not open enough sockets."""
+        """As `Proxier.sync`; writes everything once somebody flushed the portals.
+
+        Raises MachineLacks when this process may not open enough sockets.
+        """
         self._check_descriptors(len(services))
-        if not self._chains_stand:
+        if not self._chains_stand or self._flushed():
             changed = None
         everything = changed is None
         names = services if changed is None else [name for name in changed if name in services]
@@ -92,6 +100,16 @@ class UserspaceProxier:
         self._chains_stand = False
         self._ports.close()
 
+    def _flushed(self) -> bool:
+        """Look once per sync period whether the chains still have their anchor."""
+        now_s = time.monotonic()
+        if now_s - self._looked_at_s < self._settings.sync_period_s * 0.9:  # the timer may be a little early
+            return False
+        self._looked_at_s = now_s
+        if gone := self._canary.flushed():
+            _LOG.warning("the portals were flushed from outside; writing all of them again")
+        return bool(gone)
+
     def _write(
         self,
         rules: dict[ServicePortName, tuple[str, ...]],
@@ -100,8 +118,9 @@ class UserspaceProxier:
     ) -> list[str]:
         """Bring the rules of these portals up to date in one restore; the lines that were written."""
         if everything:
-            missing = missing_jumps(self._jumps, self._iptables.save("nat"))
-            lines = [*portals.whole(rules.values()), *missing]
+            saved = self._iptables.save("nat")
+            jumps = [*stale_jumps(self._jumps, saved), *missing_jumps(self._jumps, saved)]
+            lines = [*portals.whole(rules.values()), *jumps]
         else:
             touched = {*rules, *gone}
             before = {name: self._rules[name] for name in touched if name in self._rules}
@@ -149,9 +168,7 @@ def cleanup(settings: ProxySettings, *, active: str = "") -> None:
 
 
 def _jumps(settings: ProxySettings) -> tuple[Jump, ...]:
-    primary = f"{settings.node_ips[0]}/32" if settings.node_ips else "127.0.0.1/32"
-    cidrs = [primary if cidr == "primary" else cidr for cidr in settings.nodeport_addresses]
-    return portals.jumps(cidrs)
+    return portals.jumps([str(network) for network in node_port_networks(settings) or ()])
 
 
 def _targets(services: ServiceMap, name: ServicePortName) -> Targets:
