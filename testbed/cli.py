@@ -132,6 +132,39 @@ def report(
     show_report(run_dir, as_json)
 
 
+@app.command()
+def switch(
+    topology: TopologyFile,
+    old: Annotated[list[str] | None, typer.Option("--from", help="A mode; may be repeated.")] = None,
+    new: Annotated[list[str] | None, typer.Option("--to", help="A mode; may be repeated.")] = None,
+    kernel: KernelName = "auto",
+    services: Annotated[int, typer.Option(help="Further Services that stand beside the loaded one.")] = 100,
+    rate: Annotated[float, typer.Option(help="New connections a second.")] = 200.0,
+    repeat: Annotated[int, typer.Option(help="How often each pair is switched.")] = 3,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Switch a loaded node from mode to mode and count the connections that suffer.
+
+    Every pair of modes that the kernel has, unless --from or --to name some.
+    Example: testbed switch topologies/lab.yaml --from ipvs --to iptables
+    """
+    from rich.console import Console
+
+    from testbed.lab.progress import Quiet, display_for
+    from testbed.lab.switching import SwitchOptions, read_switches, run_switches, show_switches
+    from testbed.spec import load_topology
+
+    options = SwitchOptions(tuple(old or ()), tuple(new or ()), kernel, services, rate, repeat, out)
+    loaded = load_topology(topology)
+    with Quiet() if as_json else display_for(Console(stderr=True)) as display:
+        document = read_switches(run_switches(loaded, options, display))
+    if as_json:
+        print(json.dumps(document, indent=2))
+    else:
+        show_switches(document["table"], Console())
+
+
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def proxy() -> None:
     """Run one node's proxy with kube-proxy's own flags (`testbed proxy --help`)."""
