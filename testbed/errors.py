@@ -3,6 +3,7 @@
     TestbedError                 the work failed                         exit status 3
     ├── CommandFailed            a program exited non-zero
     ├── NetlinkRefused           the kernel answered a message with an errno
+    │   └── TransactionRefused   nf_tables did nothing of a transaction, because of one command
     ├── SysctlRefused            a sysctl kept another value than the one written
     ├── ProcessDied              a proxy, backend, control plane or guest ended early
     ├── WaitTimeout              a condition did not come true in time
@@ -102,6 +103,10 @@ class NetlinkRefused(TestbedError):
         self.errno = errno
         self.index = index
         super().__init__(f"{what}: {os.strerror(errno)}")
+
+
+class TransactionRefused(NetlinkRefused):
+    """nf_tables refused a whole transaction; `what` is the command that it did not like."""
 
 
 class SysctlRefused(TestbedError):

@@ -114,7 +114,7 @@ class Metrics:
         self._programming.observe(delay_s)
 
     def transaction_failed(self, tool: str) -> None:
-        """`iptables-restore`, in one of its variants, or `nft` refused a transaction."""
+        """`iptables-restore`, in one of its variants, or nf_tables (`nft`) refused a transaction."""
         if tool.endswith("-restore"):
             self._restore_failures.inc()
         elif tool == "nft":

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from testbed.errors import CommandFailed, TestbedError
+from testbed.errors import CommandFailed, TestbedError, TransactionRefused
 from testbed.proxy.changes import ChangeTracker, Delta
 from testbed.proxy.conntrack import remove_stale_flows, udp_frontends
 from testbed.proxy.health import ProxyHealth, ServiceHealth
@@ -125,6 +125,8 @@ class FamilySync:
         log.error("sync of %s failed, everything will be written again: %s", self.family, error)
         if isinstance(error, CommandFailed):
             self._metrics().transaction_failed(error.argv[0])
+        elif isinstance(error, TransactionRefused):
+            self._metrics().transaction_failed("nft")
 
     def _remove_stale_flows(self, delta: Delta) -> None:
         try:

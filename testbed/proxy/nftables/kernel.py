@@ -1,6 +1,8 @@
-"""The door to nf_tables: transactions by `nft -f -`, cheap looks by netlink.
+"""The door to nf_tables, over netlink alone: transactions, and cheap looks.
 
-Owns how both are called, and what is said of a kernel without nf_tables. Must not know what the table is for.
+The program nft is not run: it reads every chain and set of the kernel back before it sends anything, so that
+a change would cost what exists. Owns what is asked, and what is said of a kernel without nf_tables. Must not
+know what the table is for.
 """
 
 from __future__ import annotations
@@ -11,11 +13,12 @@ import struct
 from types import TracebackType
 from typing import Self
 
-from testbed.errors import CommandFailed, MachineLacks, NetlinkRefused
+from testbed.errors import MachineLacks, NetlinkRefused, TransactionRefused
 from testbed.net.netlink import NETLINK_NETFILTER, Message, NetlinkSocket, attributes, text
-from testbed.net.process import run
 from testbed.proxy.model import Family
 from testbed.proxy.nftables import base
+from testbed.proxy.nftables.messages import encode
+from testbed.proxy.nftables.transaction import TransactionSocket
 
 # <linux/netfilter/nf_tables.h>
 _SUBSYSTEM = 10 << 8
@@ -25,7 +28,6 @@ _CHAIN_TABLE, _CHAIN_NAME, _CHAIN_USE = 1, 3, 6
 _SET_TABLE, _SET_NAME = 1, 2
 _NFGENMSG = struct.Struct("=BBH")
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}  # NFPROTO_IPV4, _IPV6
-_NFT_TIMEOUT_S = 600.0
 
 
 def has_table(family: Family) -> bool:
@@ -40,24 +42,24 @@ class NfTables:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._socket = NetlinkSocket(NETLINK_NETFILTER)
+        self._transactions = TransactionSocket()
 
     def check(self) -> None:
-        """Try a base chain for address translation. Raises MachineLacks without nft or without nf_tables."""
+        """Try a base chain for address translation. Raises MachineLacks without nf_tables."""
         name = f"{base.ip(self._family)} {base.TABLE}-probe"
         hook = "{ type nat hook prerouting priority -100 ; }"
         lines = (f"add table {name}", f"add chain {name} nat-prerouting {hook}", f"delete table {name}")
         try:
             self.apply("\n".join(lines) + "\n")
-        except CommandFailed as failed:
-            reason = failed.stderr.strip().splitlines()[0] if failed.stderr.strip() else "no reason given"
+        except TransactionRefused as refused:
             raise MachineLacks(
-                f"this kernel has no nf_tables for {self._family} ({reason})",
+                f"this kernel has no nf_tables for {self._family} ({refused})",
                 "use a kernel that has them (--kernel host or qemu), or another mode",
-            ) from failed
+            ) from refused
 
     def apply(self, transaction: str) -> None:
-        """Apply commands all together or not at all. Raises CommandFailed with nft's words."""
-        run(["nft", "-f", "-"], input=transaction, timeout_s=_NFT_TIMEOUT_S)
+        """Apply commands all together or not at all. Raises TransactionRefused, which names the command."""
+        self._transactions.commit(list(encode(self._family, transaction.splitlines())))
 
     def exists(self) -> bool:
         """Whether the table is there."""
@@ -90,8 +92,9 @@ class NfTables:
         return self._names(_GETSET, _SET_TABLE, _SET_NAME)
 
     def close(self) -> None:
-        """Close the socket; the table stays."""
+        """Close the sockets; the table stays."""
         self._socket.close()
+        self._transactions.close()
 
     def __enter__(self) -> Self:
         return self

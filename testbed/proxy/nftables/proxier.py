@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Collection, Iterator
 
-from testbed.errors import CommandFailed, MachineLacks
+from testbed.errors import MachineLacks, TransactionRefused
 from testbed.proxy.model import ServicePortName
 from testbed.proxy.nftables import base
 from testbed.proxy.nftables.book import Book
@@ -27,7 +27,7 @@ class NftablesProxier:
     """Writes Services as nftables maps and chains of one family; see `Proxier`."""
 
     def __init__(self, settings: ProxySettings) -> None:
-        """Raises MachineLacks without nft, or in a kernel without nf_tables for this family."""
+        """Raises MachineLacks in a kernel without nf_tables for this family."""
         self._settings = settings
         self._kernel = NfTables(settings.family)
         self._kernel.check()
@@ -38,7 +38,7 @@ class NftablesProxier:
     def sync(self, services: ServiceMap, changed: Collection[ServicePortName] | None) -> SyncResult:
         """Write what changed; everything at first, after a failure, and once somebody flushed the table.
 
-        Raises CommandFailed if nft refuses.
+        Raises TransactionRefused if the kernel refuses.
         """
         if changed is None or self._flushed():
             return self._full_sync(services)
@@ -56,7 +56,7 @@ class NftablesProxier:
         self._looked_at_s = time.monotonic()
         try:
             written = self._load(services)
-        except CommandFailed as failed:
+        except TransactionRefused as failed:
             if not self._kernel.exists():
                 raise
             log.warning("the table that is there cannot be brought in line, it is made anew: %s", failed)
@@ -128,7 +128,7 @@ class NftablesProxier:
 def cleanup(settings: ProxySettings, *, active: str = "") -> None:
     """Remove the table of `settings.family`, which nftables mode shares with no other (`active`).
 
-    Raises CommandFailed if it is there and cannot be removed.
+    Raises TransactionRefused if it is there and cannot be removed.
     """
     with NfTables(settings.family) as kernel:
         try:
