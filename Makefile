@@ -7,6 +7,9 @@ CLOCK ?=
 TOPOLOGY ?= topologies/$(if $(filter instructions,$(CLOCK)),instructions,quickstart).yaml
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Tests run beside each other, in as many processes as there are processors, up to some.
+WORKERS ?= logical
+PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 4
 
 .PHONY: bench test lint validate benchmarks tools clean
 
@@ -14,7 +17,7 @@ bench: $(STAMP) tools
 	$(BIN)/testbed run $(TOPOLOGY) --kernel $(KERNEL) $(if $(CLOCK),--clock $(CLOCK))
 
 test: lint tools
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -24,7 +27,7 @@ lint: $(STAMP)
 
 # Longer than what every change has to wait for.
 validate: $(STAMP) tools
-	$(BIN)/pytest -m "validate or not validate" $(PYTEST_ARGS)
+	$(PYTEST) -m "validate or not validate" $(PYTEST_ARGS)
 
 benchmarks: $(STAMP) tools
 	$(BIN)/pytest tests/benchmarks --benchmark-enable --benchmark-only -s $(PYTEST_ARGS)

@@ -1,6 +1,7 @@
 """Tests under tests/kernel, and those marked `sandbox`, run whole (fixtures too) inside their own sandbox.
 
-Those under tests/kernel that are marked `guest` do so inside user-mode Linux (see `guests`).
+Those under tests/kernel that are marked `guest` do so inside user-mode Linux (see `guests`), while the others
+run; their reports are asked for last.
 """
 
 from __future__ import annotations
@@ -36,9 +37,20 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     return True
 
 
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    if guest := session.config.stash.get(_GUEST, None):
-        guest.close()
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=_belongs_in_guest)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    config = session.config
+    nodeids = [item.nodeid for item in session.items if _belongs_in_guest(item)]
+    if not nodeids or config.option.collectonly:
+        return
+    works_for_another = hasattr(config, "workerinput")  # a worker of pytest-xdist
+    own = config._tmp_path_factory.getbasetemp()
+    config.stash[_GUEST] = Guest(own.parent if works_for_another else own)
+    config.stash[_GUEST].start(config.rootpath, nodeids, os.getppid() if works_for_another else os.getpid())
 
 
 def _belongs_in_guest(item: pytest.Item) -> bool:
@@ -47,13 +59,8 @@ def _belongs_in_guest(item: pytest.Item) -> bool:
 
 
 def _reports_from_guest(item: pytest.Item) -> list[pytest.TestReport]:
-    """The reports of one test from the guest, which is booted for the first of them."""
-    stash = item.config.stash
     try:
-        if _GUEST not in stash:
-            nodeids = [other.nodeid for other in item.session.items if _belongs_in_guest(other)]
-            stash[_GUEST] = Guest(item.config.rootpath, nodeids)
-        reports = stash[_GUEST].reports_of(item.nodeid, _LONGEST_TEST_S)
+        reports = item.config.stash[_GUEST].reports_of(item.nodeid)
     except TestbedError as error:
         return [_failure(item, str(error))]
     return [_restored(item, report) for report in reports]
