@@ -162,7 +162,7 @@ def switch(
     if as_json:
         print(json.dumps(document, indent=2))
     else:
-        show_switches(document["table"], Console())
+        show_switches(document["table"])
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

@@ -29,6 +29,7 @@ from testbed.spec.fields import MODES
 
 _ENTRY = "testbed.scenario.switch:main"
 _MEMORY_MB = 3072
+_WIDTH_WITHOUT_TERMINAL = 140
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,14 @@ def read_switches(directory: Path) -> dict[str, Any]:
     return document
 
 
-def show_switches(table: Sequence[dict[str, Any]], console: Console) -> None:
-    """Print the table."""
+def show_switches(table: Sequence[dict[str, Any]], console: Console | None = None) -> None:
+    """Print the table, as wide as the terminal is."""
+    console = console or Console()
+    if not console.is_terminal:
+        console.width = max(console.width, _WIDTH_WITHOUT_TERMINAL)
     shown = Table(title="Switches under load", title_justify="left")
     for number, column in enumerate(COLUMNS):
-        shown.add_column(column, justify="left" if number < 2 else "right")
+        shown.add_column(column, justify="left" if number < 2 else "right", no_wrap=number < 2)
     for row in table:
         shown.add_row(*cells(row))
     console.print(shown)

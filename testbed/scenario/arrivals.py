@@ -19,6 +19,14 @@ from testbed.kernel.line import Line
 ASK = b"?\n"
 CLOSED = "closed"
 TIMEOUT = "timeout"
+_NAMES = {
+    errno.ECONNREFUSED: "refused",
+    errno.ECONNRESET: "reset",
+    errno.EPIPE: "reset",
+    errno.EHOSTUNREACH: "unreachable",
+    errno.ENETUNREACH: "unreachable",
+    errno.ETIMEDOUT: TIMEOUT,
+}
 _LONGEST_ANSWER = 512
 _ASK_AGAIN_S = 0.1
 
@@ -187,4 +195,4 @@ class _Connection:
 
 
 def _name_of(code: int | None) -> str:
-    return errno.errorcode.get(code or 0, str(code))
+    return _NAMES.get(code or 0) or errno.errorcode.get(code or 0, str(code))

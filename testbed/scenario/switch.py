@@ -12,8 +12,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from testbed.bench.launcher import Launcher, Wire
 from testbed.cluster.cluster import DIRECT, LiveCluster, ProxyOptions
@@ -44,28 +45,38 @@ def main(arguments: Mapping[str, Any], line: Wire) -> int:
     """
     topology = Topology.model_validate(arguments["topology"])
     launcher = Launcher(line)
+    lanes = count(1)
     for number in range(arguments["repeat"]):
         for old, new in arguments["pairs"]:
             launcher.stage(f"{old} to {new}, {number + 1} of {arguments['repeat']}")
             facts: dict[str, Any] = {"old": old, "new": new, "repeat": number}
             try:
                 with launcher.turn():
-                    facts |= switch(topology, old, new, arguments["services"], arguments["rate_hz"])
+                    course = Course(arguments["services"], arguments["rate_hz"], f"switch-{next(lanes)}")
+                    facts |= switch(topology, old, new, course)
             except TestbedError as error:
                 facts["error"] = str(error)
             line.send({"event": "switched", **facts})
     return 0
 
 
-def switch(topology: Topology, old: str, new: str, services: int, rate_hz: float) -> dict[str, Any]:
+class Course(NamedTuple):
+    """How a switch is gone through: with how many more Services and connections a second, in which lane."""
+
+    services: int
+    rate_hz: float
+    lane: str
+
+
+def switch(topology: Topology, old: str, new: str, course: Course) -> dict[str, Any]:
     """One switch: its outcome, and every connection that arrived around it."""
     with ExitStack() as stack:
         options = ProxyOptions.of(topology, mode=old)
-        cluster = stack.enter_context(LiveCluster(topology, replace(options, mode=DIRECT), lane="switch"))
+        cluster = stack.enter_context(LiveCluster(topology, replace(options, mode=DIRECT), lane=course.lane))
         for namespace in (cluster.client, *cluster.fabric.nodes.values()):
             measuring_sysctls(namespace)
-        cluster.api.load(list(service_copies(topology, services, topology.services[0].endpoints or 0)))
-        load = Load(*_address(cluster), rate_hz, KEPT, TIMEOUT_S)
+        cluster.api.load(list(service_copies(topology, course.services, topology.services[0].endpoints or 0)))
+        load = Load(*_address(cluster), course.rate_hz, KEPT, TIMEOUT_S)
         drive = stack.enter_context(_driving(cluster, load))  # forked before there are threads
         stack.enter_context(Kubelet(cluster))
         proxy = KubeProxy(cluster, options)

@@ -23,11 +23,12 @@ COLUMNS = (
     "switch took",
 )
 CAPTION = (
-    "Connections arrive at a constant rate, whatever becomes of the earlier ones, and count from the moment at "
-    "which they were to begin. Failed and slow ones are sums over the switches, with what they failed of. An "
-    "outage is the longest time in which every connection failed or took over a second: median [least, most] of "
-    "the switches. A switch takes from the edit of the ConfigMap to the last node's being ready in its new mode. "
-    "A row from a mode to itself is a restart: what a switch does beyond it, the change of mode does."
+    "Connections arrive at a constant rate, whatever becomes of the earlier ones, and count from the "
+    "moment at which they were to begin. Failed and slow ones are sums over the switches, with what "
+    "they failed of. An outage is the longest time in which every connection failed or took over a "
+    "second: median [least, most] of the switches. A switch takes from the edit of the ConfigMap to the "
+    "last node's being ready in its new mode. A row from a mode to itself is a restart: what a switch "
+    "does beyond it, the change of mode does."
 )
 
 
