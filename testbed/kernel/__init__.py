@@ -1,9 +1,9 @@
-"""Linux kernels in which a job can run: the machine's own, and user-mode Linux.
+"""Linux kernels in which a job can run: the machine's own, user-mode Linux, any distribution's in QEMU.
 
-    choose ─► HostKernel | UmlKernel ─► prepare: Job to Plan ─► session: the launcher's ends
-                                                                     │ exec
-              supervisor ─► sandbox ─► init (pid 1) ─► the job       ▼
-                                          └─► boot: linux.uml ─► guest (pid 1) ─► the job
+    choose ─► HostKernel | UmlKernel | QemuKernel ─► prepare: Job to Plan ─► session: the launcher's ends
+                                                                                 │ exec
+              supervisor ─► sandbox ─► init (pid 1) ─► the job                   ▼
+                                          └─► boot: linux.uml, QEMU ─► guest (pid 1) ─► the job
 
 Owns where a job runs and that nothing of it stays. Must not know what jobs do.
 """
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from testbed.kernel.job import Job as Job
     from testbed.kernel.line import Line as Line
     from testbed.kernel.protocol import Kernel as Kernel
+    from testbed.kernel.qemu import QemuKernel as QemuKernel
     from testbed.kernel.session import Session as Session
     from testbed.kernel.uml import UmlKernel as UmlKernel
 
@@ -34,6 +35,7 @@ _HOME = {
     "Kernel": "protocol",
     "Line": "line",
     "No": "features",
+    "QemuKernel": "qemu",
     "Session": "session",
     "UmlKernel": "uml",
     "Yes": "features",

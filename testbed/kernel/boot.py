@@ -1,12 +1,9 @@
-"""Boot a user-mode Linux: from a plan to the running program `linux.uml`.
+"""Boot a guest: from a plan to the running program, `linux.uml` or QEMU.
 
-Runs in the process that will watch over the guest, pid 1 of a sandbox if there is one. Owns the kernel's
-command line, the files that the guest's pid 1 starts from and the wiring of its consoles. Must not know what
-happens inside; that is `testbed.kernel.guest`.
-
-    /dev/tty0  the kernel's own messages ─► console_fd     /dev/tty3  the job's standard output
-    /dev/tty1  the job's line                              /dev/tty4  the job's standard error
-    /dev/tty2  the control line
+Runs in the process that will watch over the guest, pid 1 of a sandbox if there is one. Owns the files that
+the guest's pid 1 starts from, the descriptors that lead out of it, and the command line of user-mode Linux;
+that of QEMU is the business of `testbed.kernel.machine`. Must not know what happens inside; that is
+`testbed.kernel.guest`.
 """
 
 from __future__ import annotations
@@ -14,6 +11,9 @@ from __future__ import annotations
 import os
 import resource
 import shlex
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from testbed.errors import MachineLacks
@@ -21,6 +21,16 @@ from testbed.kernel.init import run_until_done
 from testbed.kernel.line import Line
 from testbed.kernel.plan import GuestPlan, Plan
 from testbed.net.lifeline import Lifeline
+
+
+@dataclass(frozen=True)
+class Wires:
+    """Descriptors that lead out of a guest; see `testbed.kernel.ports` for its own ends of them."""
+
+    line: int
+    control: int
+    output: int
+    error: int
 
 
 def boot(plan: Plan, guest: GuestPlan, lifeline: Lifeline, control: Line, storage: Path) -> int:
@@ -40,25 +50,25 @@ def boot(plan: Plan, guest: GuestPlan, lifeline: Lifeline, control: Line, storag
             )
     init = write_init(plan, storage)
     output, error = _relay(), _relay()
-    wires = {1: plan.line_fd, 2: control.fileno(), 3: output[1], 4: error[1]}
-    argv = command_line(guest, init, storage, wires)
+    wires = Wires(plan.line_fd, control.fileno(), output[1], error[1])
+    start = _starter(plan, guest, init, storage, wires, control)
 
     def execute() -> int:
         os.environ.update(TMPDIR=str(storage), HOME=str(storage))
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         for target in (1, 2):
             os.dup2(guest.console_fd, target)
-        for fd in wires.values():
+        for fd in (wires.line, wires.control, wires.output, wires.error):
             os.set_inheritable(fd, True)
         # A panic ends in abort(), and a core file would be as large as the guest's memory.
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        os.execv(guest.program, argv)  # noqa: S606 - it is our own command line
+        return start()
 
     return run_until_done(execute, lifeline, relays={output[0]: 1, error[0]: 2})
 
 
-def command_line(guest: GuestPlan, init: Path, storage: Path, wires: dict[int, int]) -> list[str]:
-    """Return what linux.uml is started with; `wires` maps the guest's terminals to descriptors."""
+def command_line(guest: GuestPlan, init: Path, storage: Path, wires: Wires) -> list[str]:
+    """Return what linux.uml is started with."""
     return [
         guest.program,
         f"mem={guest.memory_mb}M",
@@ -71,10 +81,10 @@ def command_line(guest: GuestPlan, init: Path, storage: Path, wires: dict[int, i
         "quiet",
         "con=null",
         "con0=null,fd:1",
-        f"con1=fd:{wires[1]},fd:{wires[1]}",
-        f"con2=fd:{wires[2]},fd:{wires[2]}",
-        f"con3=null,fd:{wires[3]}",
-        f"con4=null,fd:{wires[4]}",
+        f"con1=fd:{wires.line},fd:{wires.line}",
+        f"con2=fd:{wires.control},fd:{wires.control}",
+        f"con3=null,fd:{wires.output}",
+        f"con4=null,fd:{wires.error}",
     ]
 
 
@@ -94,8 +104,20 @@ def write_init(plan: Plan, storage: Path) -> Path:
     return script
 
 
+def _starter(
+    plan: Plan, guest: GuestPlan, init: Path, storage: Path, wires: Wires, control: Line
+) -> Callable[[], int]:
+    """Return what the child has to do to become the guest."""
+    if guest.machine is not None:
+        from testbed.kernel.machine import prepare
+
+        return prepare(plan, guest, guest.machine, init, storage, wires, control)
+    argv = command_line(guest, init, storage, wires)
+    return lambda: os.execv(guest.program, argv)  # noqa: S606 - it is our own command line
+
+
 def _relay() -> tuple[int, int]:
-    """Make a pipe for the guest's output: given a terminal itself, it would set that to raw mode."""
-    reader, writer = os.pipe()
-    os.set_blocking(reader, False)
-    return reader, writer
+    """Make a pair for the guest's output: given a terminal itself, it would set that to raw mode."""
+    reader, writer = socket.socketpair()
+    reader.setblocking(False)
+    return reader.detach(), writer.detach()

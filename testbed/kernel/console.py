@@ -10,7 +10,7 @@ import re
 
 _SHOWN_BYTES = 8000
 # Said at every boot, before the kernel's `quiet` acts.
-_HARMLESS = ("SELinux: ", "mmapper_init - ", "Failed to initialize ubd device 0 ")
+_HARMLESS = ("SELinux: ", "mmapper_init - ", "Failed to initialize ubd device 0 ", "testbed: the kernel")
 # What the kernel prints of itself when it panics: registers and the stack.
 _DUMP = re.compile(r"CPU: \d|Stack:|Call Trace:| [0-9a-f]{8} | \[<[0-9a-f]+>\]|RIP: |R[A-Z0-9]{2}: ")
 

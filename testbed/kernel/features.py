@@ -42,7 +42,7 @@ class Features:
     """What one kernel can do.
 
     Attributes:
-        kernel: its name, host or uml.
+        kernel: its name, host, uml or qemu.
         release: of the kernel itself.
         modes: an answer for every mode in `MODES`.
         iptables_variants: an answer each for `legacy` and `nft`.

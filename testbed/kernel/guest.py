@@ -2,7 +2,7 @@
 
 Owns what turns a freshly booted kernel into the place a job expects: the same private file tree that a
 sandbox has, the modules, the lines to the launcher, power-off at the end. Must not know how it was booted
-beyond the consoles named in `testbed.kernel.boot`.
+beyond the lines named in `testbed.kernel.ports`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ import os
 import platform
 import shlex
 import sys
-import termios
-import tty
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +19,13 @@ from testbed.kernel.init import run_until_done
 from testbed.kernel.job import CRASHED, enter_place, pack_error, run_entry
 from testbed.kernel.line import Line
 from testbed.kernel.plan import GuestPlan, Plan
+from testbed.kernel.ports import Ports, SerialPorts, VirtioPorts
+from testbed.kernel.shares import HostfsShares, NinepShares, Shares
 from testbed.net import sandbox, syscalls
 from testbed.net.lifeline import Lifeline
 from testbed.net.process import run
 from testbed.net.tools import find_tool, tool_environment
 
-_LINE, _CONTROL, _OUTPUT, _ERROR = (f"/dev/tty{number}" for number in range(1, 5))
 _MODULES_ROOT = sandbox.RUN / "modules"
 # Loaded before the job; the rest comes by the kernel's own requests for modules.
 _ALWAYS = ("veth", "bridge")
@@ -41,43 +40,45 @@ _PER_MODE = {
 def main(argv: Sequence[str]) -> int:
     """Be pid 1: prepare, run the job, tell its exit status, power off."""
     plan = Plan.from_json(Path(argv[0]).read_text())
+    assert plan.guest is not None
+    emulated = plan.guest.machine is not None
+    ports: Ports = VirtioPorts() if emulated else SerialPorts()
+    shares: Shares = NinepShares() if emulated else HostfsShares()
     _make_device_directories()
+    shares.hold(_covered(plan))
     sandbox.mount_private(plan.private_storage_mb)
-    control = Line(_open_raw(_CONTROL), name="the launcher")
+    control = Line(ports.open("control"), name="the launcher")
     try:
-        status = _serve(plan, control)
+        status = _serve(plan, plan.guest, control, ports, shares)
     except Exception as error:  # noqa: BLE001 - nobody else is left to tell of it
         control.send({"error": pack_error(error)})
         status = error.exit_status if isinstance(error, TestbedError) else CRASHED
     control.send({"exit": status})
-    termios.tcdrain(control.fileno())
-    syscalls.reboot(syscalls.REBOOT_POWER_OFF)
+    ports.drain(control.fileno())
+    # An emulated machine ends when it restarts, which asks nothing of its firmware.
+    syscalls.reboot(syscalls.REBOOT_RESTART if emulated else syscalls.REBOOT_POWER_OFF)
     return status
 
 
-def _serve(plan: Plan, control: Line) -> int:
-    assert plan.guest is not None
-    for number, name in ((1, _OUTPUT), (2, _ERROR)):
-        os.dup2(_open_raw(name), number)
-    _mount_directories(plan)
+def _serve(plan: Plan, guest: GuestPlan, control: Line, ports: Ports, shares: Shares) -> int:
+    for number, name in ((1, "output"), (2, "error")):
+        os.dup2(ports.open(name), number)
+    for path in plan.writable:
+        shares.mount_writable(path)
+    for path in _covered(plan):
+        shares.show(path)
     sandbox.raise_limits()
     sandbox.set_loopback_up()
     enter_place(plan.environment, plan.directory)
-    _load_modules(plan.guest)
-    return run_until_done(lambda: _run_job(plan, control), Lifeline(()), control)
+    _load_modules(guest)
+    return run_until_done(lambda: _run_job(plan, control, ports), Lifeline(()), control)
 
 
-def _run_job(plan: Plan, control: Line) -> int:
-    line = Line(_open_raw(_LINE), name="the launcher", pacing=True)
+def _run_job(plan: Plan, control: Line, ports: Ports) -> int:
+    line = Line(ports.open("line"), name="the launcher", pacing=ports.pacing)
     status = run_entry(plan.entry, plan.arguments, line, control.send)
-    termios.tcdrain(line.fileno())
+    ports.drain(line.fileno())
     return status
-
-
-def _open_raw(path: str) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
-    tty.setraw(fd)
-    return fd
 
 
 def _make_device_directories() -> None:
@@ -86,11 +87,8 @@ def _make_device_directories() -> None:
     syscalls.mount("devpts", "/dev/pts", "devpts", data="mode=620,ptmxmode=666")
 
 
-def _mount_directories(plan: Plan) -> None:
-    """Show what private contents cover, and make the writable directory writable, at the same paths."""
-    for path in (*plan.writable, *(kept for kept in plan.kept if sandbox.is_covered(Path(kept)))):
-        Path(path).mkdir(parents=True, exist_ok=True)
-        syscalls.mount("none", path, "hostfs", 0 if path in plan.writable else syscalls.MS_RDONLY, path)
+def _covered(plan: Plan) -> list[str]:
+    return [path for path in plan.kept if sandbox.is_covered(Path(path))]
 
 
 def _load_modules(guest: GuestPlan) -> None:

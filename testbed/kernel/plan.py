@@ -11,12 +11,36 @@ import os
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from testbed.spec.clock import Clock
+
+
+@dataclass(frozen=True)
+class Machine:
+    """An emulated machine: what makes it different from user-mode Linux.
+
+    Attributes:
+        image: the kernel image that it boots.
+        first_modules: files of the modules that lead to its root file system and lines, in loading order.
+        busybox: the program of its first script.
+        clock: what its time counts.
+        cpus: how many it has where a CPU is the machine's own; an emulated one is alone.
+        accelerators: what to run it by, the first that works here: kvm, tcg.
+    """
+
+    image: str
+    first_modules: tuple[str, ...]
+    busybox: str
+    clock: Clock
+    cpus: int
+    accelerators: tuple[str, ...]
+
 
 @dataclass(frozen=True)
 class GuestPlan:
-    """A user-mode Linux to boot: its program, the directory of its modules, and what it gets.
+    """A guest to boot: its program, the directory of its modules, and what it gets.
 
-    `storage` is an existing private directory for a guest without a sandbox around it, else None.
+    `storage` is an existing private directory for a guest without a sandbox around it, else None. `machine`
+    is None for user-mode Linux, whose program is the kernel itself.
     """
 
     program: str
@@ -25,6 +49,7 @@ class GuestPlan:
     memory_mb: int
     console_fd: int
     storage: str | None = None
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +95,7 @@ class Plan:
         for name in ("writable", "kept"):
             fields[name] = tuple(fields[name])
         if guest := fields.pop("guest"):
-            guest["modes"] = tuple(guest["modes"])
-            return cls(**fields, guest=GuestPlan(**guest))
+            return cls(**fields, guest=_guest(guest))
         return cls(**fields)
 
     def to_fd(self) -> int:
@@ -87,3 +111,12 @@ class Plan:
         """Read the plan that `to_fd` put into `fd`, and close it."""
         with open(fd, encoding="utf-8") as file:
             return cls.from_json(file.read())
+
+
+def _guest(fields: dict[str, Any]) -> GuestPlan:
+    fields["modes"] = tuple(fields["modes"])
+    if machine := fields.pop("machine"):
+        for name in ("first_modules", "accelerators"):
+            machine[name] = tuple(machine[name])
+        return GuestPlan(**fields, machine=Machine(**machine))
+    return GuestPlan(**fields)

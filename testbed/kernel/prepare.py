@@ -13,6 +13,10 @@ from testbed.kernel.plan import GuestPlan, Plan
 from testbed.kernel.session import SessionFds, import_path
 from testbed.net import sandbox
 from testbed.net.tools import tools_root
+from testbed.spec.clock import INSTRUCTIONS
+
+# What is left over when a guest's memory does not fit any more is a dead machine, not an error message.
+_SPARE_MB = 128
 
 
 def plan_job(job: Job, fds: SessionFds, guest: GuestPlan | None = None) -> Plan:
@@ -26,6 +30,8 @@ def plan_job(job: Job, fds: SessionFds, guest: GuestPlan | None = None) -> Plan:
         raise MachineLacks("this Python is embedded in another program", "run testbed from a plain python3")
     path = import_path()
     inherited = os.environ | {"PYTHONPATH": path, "TESTBED_TOOLS": str(tools_root())}
+    if job.clock == INSTRUCTIONS:
+        inherited["PYTHONHASHSEED"] = "0"
     return Plan(
         launcher_pid=os.getpid(),
         lifeline_fd=fds.lifeline,
@@ -73,3 +79,14 @@ def _current_directory() -> str:
         return str(Path.cwd())
     except FileNotFoundError:
         return "/"
+
+
+def check_memory(memory_mb: int) -> None:
+    """Raise MachineLacks unless a guest with so much memory fits into what is free."""
+    fields = dict(field.split(":") for field in Path("/proc/meminfo").read_text().splitlines())
+    free_mb = int(fields["MemAvailable"].split()[0]) // 1024
+    if free_mb < memory_mb + _SPARE_MB:
+        raise MachineLacks(
+            f"a guest with {memory_mb} MB does not fit into the {free_mb} MB of memory that are free",
+            "end other programs",
+        )

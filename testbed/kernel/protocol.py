@@ -15,7 +15,7 @@ class Kernel(Protocol):
 
     @property
     def name(self) -> str:
-        """host or uml."""
+        """host, uml or qemu."""
 
     def features(self) -> Features:
         """What the kernel can do, tried out in it."""

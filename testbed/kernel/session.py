@@ -168,6 +168,8 @@ class Session:
                         self._status = status
                     case {"error": packed}:
                         self._error = unpack_error(packed)
+                    case {"note": str(note)}:
+                        self.notes = (*self.notes, note)
 
     def _died(self) -> ProcessDied:
         with suppress(subprocess.TimeoutExpired):

@@ -13,7 +13,7 @@ from testbed.errors import CommandFailed, MachineLacks
 from testbed.kernel.features import MODES, PROBE, Features, No, hear_features
 from testbed.kernel.job import Job, check_clock
 from testbed.kernel.plan import GuestPlan
-from testbed.kernel.prepare import plan_job
+from testbed.kernel.prepare import check_memory, plan_job
 from testbed.kernel.session import Session
 from testbed.kernel.unprotected import make_storage
 from testbed.net.process import run
@@ -28,8 +28,6 @@ _NEEDED_TOOLS = {
     "userspace": ("iptables-legacy-restore",),
 }
 _ELSEWHERE = "use the machine's own kernel: --kernel host"
-# What is left over when a guest's memory does not fit any more is a dead machine, not an error message.
-_SPARE_MB = 128
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class UmlKernel:
             WaitTimeout: the guest does not get as far as the job.
         """
         check_clock(job, self.name)
-        _check_memory(job.memory_mb)
+        check_memory(job.memory_mb)
         try:
             return self._boot(job)
         except SandboxForbidden as forbidden:
@@ -160,13 +158,3 @@ def _find_modules(release: str) -> Path:
         f"no modules for user-mode Linux {release} in {' or '.join(map(str, places))}",
         "apt-get install user-mode-linux, or name their directory with TESTBED_UML_MODULES=...",
     )
-
-
-def _check_memory(memory_mb: int) -> None:
-    fields = dict(field.split(":") for field in Path("/proc/meminfo").read_text().splitlines())
-    free_mb = int(fields["MemAvailable"].split()[0]) // 1024
-    if free_mb < memory_mb + _SPARE_MB:
-        raise MachineLacks(
-            f"a guest with {memory_mb} MB does not fit into the {free_mb} MB of memory that are free",
-            "end other programs",
-        )

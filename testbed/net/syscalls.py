@@ -44,6 +44,7 @@ PR_SET_CHILD_SUBREAPER = 36
 
 # <linux/reboot.h>
 REBOOT_POWER_OFF = 0x4321FEDC
+REBOOT_RESTART = 0x01234567
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -31,6 +31,8 @@ PACKAGES = {
     "nft": "nftables",
     "conntrack": "conntrack",
     "modprobe": "kmod",
+    "qemu-system-x86_64": "qemu-system-x86",
+    "busybox": "busybox-static",
     "ip": "iproute2",
     "tc": "iproute2",
 }

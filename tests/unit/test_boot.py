@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from testbed.errors import MachineLacks
-from testbed.kernel.boot import boot, command_line, write_init
+from testbed.kernel.boot import Wires, boot, command_line, write_init
 from testbed.kernel.console import Console
 from testbed.kernel.line import Line
 from testbed.kernel.plan import GuestPlan, Plan
@@ -49,7 +49,7 @@ def control() -> Iterator[Line]:
 
 
 def test_the_command_line_names_nothing_that_it_could_not_quote(tmp_path: Path) -> None:
-    argv = command_line(GUEST, Path("/run/testbed/init"), Path("/run/testbed"), {1: 5, 2: 4, 3: 11, 4: 13})
+    argv = command_line(GUEST, Path("/run/testbed/init"), Path("/run/testbed"), Wires(5, 4, 11, 13))
     assert " ".join(argv) == (
         "/usr/bin/linux.uml mem=512M root=/dev/root rootfstype=hostfs rootflags=/ ro init=/run/testbed/init "
         "uml_dir=/run/testbed quiet con=null con0=null,fd:1 con1=fd:5,fd:5 con2=fd:4,fd:4 con3=null,fd:11 "

@@ -1,0 +1,134 @@
+"""A stock Linux kernel in a machine that QEMU emulates, or runs by KVM, inside the sandbox."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from functools import cached_property
+from pathlib import Path
+
+from testbed.errors import MachineLacks
+from testbed.kernel.features import MODES, PROBE, Features, No, hear_features
+from testbed.kernel.image import NEEDED_MODULES, KernelImage, find_image
+from testbed.kernel.job import Job
+from testbed.kernel.machine import EMULATION, KVM
+from testbed.kernel.plan import GuestPlan, Machine
+from testbed.kernel.prepare import check_memory, plan_job
+from testbed.kernel.session import Session, SessionFds
+from testbed.net.tools import find_tool
+from testbed.spec.clock import INSTRUCTIONS
+
+_PROGRAM = "qemu-system-x86_64"
+_BUSYBOX = "busybox"
+_MODULES = {
+    "userspace": ("iptable_nat",),
+    "iptables": ("iptable_nat",),
+    "ipvs": ("ip_vs", "ip_vs_rr", "dummy", "ip_set"),
+    "nftables": ("nf_tables", "nft_nat", "nft_masq"),
+}
+_TOOLS = {
+    "userspace": ("iptables-legacy-restore",),
+    "iptables": ("iptables-legacy-restore",),
+    "ipvs": ("iptables-legacy-restore", "ipset"),
+    "nftables": ("nft",),
+}
+_ELSEWHERE = "take the distribution's general kernel: apt-get install linux-image-amd64"
+_PROBE_MEMORY_MB = 1024
+
+
+class QemuKernel:
+    """A kernel image of a distribution; the only place whose clock can count instructions."""
+
+    name = "qemu"
+
+    def __init__(self, image: Path | None = None, *, boot_timeout_s: float = 600.0) -> None:
+        """Boot `image`, or what `testbed.kernel.image.find_image` finds.
+
+        An emulated boot takes about 10 s on an idle machine, and several times that beside other work.
+        """
+        self._named = image
+        self._boot_timeout_s = boot_timeout_s
+
+    def start(self, job: Job) -> Session:
+        """Boot a machine and start a job in it; returns when it has begun.
+
+        Raises:
+            SandboxForbidden: the machine does not let this user build a sandbox.
+            UserError: the image is no kernel image.
+            MachineLacks: QEMU, the image, its modules or memory are missing; with the remedy.
+            BadResults: the job's writable directory cannot be written.
+            ProcessDied: the guest's kernel ended before the job began; the evidence is its console.
+            WaitTimeout: the guest does not get as far as the job.
+        """
+        check_memory(job.memory_mb)
+        guest = self._plan(job)
+        return Session(
+            lambda fds: plan_job(job, fds, guest(fds)),
+            hello_timeout_s=self._boot_timeout_s,
+        )
+
+    def features(self) -> Features:
+        """Boot a guest and try out what it can do; asked once."""
+        return self._features
+
+    def lacking(self, modes: Iterable[str]) -> dict[str, No]:
+        """Those of `modes` that cannot run here, as far as can be told without booting."""
+        refusals: dict[str, No] = {}
+        for mode in modes:
+            if mode != "direct":
+                try:
+                    self._check_mode(mode)
+                except MachineLacks as lacking:
+                    refusals[mode] = No(lacking.what, lacking.remedy)
+        return refusals
+
+    @cached_property
+    def image(self) -> KernelImage:
+        """The kernel that is booted; raises as `find_image`."""
+        return find_image(self._named)
+
+    @cached_property
+    def _features(self) -> Features:
+        job = Job(
+            entry=PROBE,
+            arguments={"elsewhere": _ELSEWHERE},
+            modes=frozenset(_MODULES),
+            memory_mb=_PROBE_MEMORY_MB,
+        )
+        with self.start(job) as session:
+            return hear_features(self.name, session)
+
+    def _check_mode(self, mode: str) -> None:
+        if mode not in MODES:
+            raise MachineLacks(f"{mode!r} is not a mode", f"choose among {', '.join(MODES)}")
+        for tool in (_PROGRAM, _BUSYBOX, "modprobe", *_TOOLS[mode]):
+            find_tool(tool)
+        for module in _MODULES[mode]:
+            if module not in self.image.index:
+                raise MachineLacks(f"{self.image.path} has no module {module}", _ELSEWHERE)
+
+    def _plan(self, job: Job) -> Callable[[SessionFds], GuestPlan]:
+        machine = Machine(
+            image=str(self.image.path),
+            first_modules=tuple(map(str, self.image.index.in_order(NEEDED_MODULES))),
+            busybox=find_tool(_BUSYBOX),
+            clock=job.clock,
+            cpus=len(os.sched_getaffinity(0)),
+            accelerators=_accelerators(job),
+        )
+        program, modes = find_tool(_PROGRAM), tuple(sorted(job.modes))
+        return lambda fds: GuestPlan(
+            program=program,
+            modules=str(self.image.modules),
+            modes=modes,
+            memory_mb=job.memory_mb,
+            console_fd=fds.console,
+            machine=machine,
+        )
+
+
+def _accelerators(job: Job) -> tuple[str, ...]:
+    """What to try; only an emulated CPU can be counted."""
+    if job.clock == INSTRUCTIONS or not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return (EMULATION,)
+    return (KVM, EMULATION)
