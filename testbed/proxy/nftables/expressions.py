@@ -115,12 +115,13 @@ class Rules:
         else:
             unequal = word == "!="
             word = next(words) if unequal else word
-            if word == "{":
+            networks = list(_listed(words)) if word == "{" else [word]
+            if len(networks) > 1:
                 yield _payload(_REG_1, _NETWORK, offset, whole)
-                ranges = _intervals(_listed(words), whole)
+                ranges = _intervals(networks, whole)
                 yield _lookup(*self._anonymous(False, ranges), flags=_LOOKUP_INVERTED if unequal else 0)
             else:
-                yield from _compare_address(word, offset, whole, _UNEQUAL if unequal else _EQUAL)
+                yield from _compare_address(networks[0], offset, whole, _UNEQUAL if unequal else _EQUAL)
 
     def _concatenated(self, words: Iterator[str]) -> Iterator[bytes]:
         """`ip daddr .` was read: `meta l4proto . th dport vmap @map`, in the registers after the address."""

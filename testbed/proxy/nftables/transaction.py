@@ -29,7 +29,7 @@ _ERRNO = struct.Struct("=i")
 
 _SO_SNDBUFFORCE = 32
 _OVERHEAD_BYTES = 32  # what netlink_sendmsg keeps back
-_SEND_BUFFER_BYTES = 32 << 20
+_SEND_BUFFER_BYTES = 16 << 20
 _RECEIVE_BYTES = 1 << 17
 
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK = 270, 10, 11
@@ -42,13 +42,14 @@ _MOST_WORDS = 300
 class TransactionSocket:
     """Sends batches to nf_tables of the calling thread's network namespace; a context manager."""
 
-    def __init__(self) -> None:
+    def __init__(self, send_buffer_bytes: int = _SEND_BUFFER_BYTES) -> None:
+        """Ask for so much room; who is not root of the machine gets what it allows everybody."""
         self._socket = socket.socket(
             socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER
         )
         self._socket.setsockopt(_SOL_NETLINK, _CAP_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
-        self.most_bytes = _widen(self._socket)
+        self.most_bytes = _widen(self._socket, send_buffer_bytes)
         """So long may the messages of one batch be together."""
         self._sequence = 0
 
@@ -144,12 +145,12 @@ def _words(flags: int, body: bytes) -> str:
     return f" ({said.rstrip(bytes(1)).decode(errors='replace')})" if said else ""
 
 
-def _widen(sock: socket.socket) -> int:
-    """Ask for room for long batches; what there is then. Only root of the first user namespace gets all."""
+def _widen(sock: socket.socket, wanted: int) -> int:
+    """Make room for long batches; how much there is then."""
     try:
-        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, wanted)
     except PermissionError:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, wanted)
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) - _OVERHEAD_BYTES
 
 
