@@ -5,7 +5,8 @@
     node2   192.168.0.2  ───┘           pods 10.244.2.0/24: c .11, d .12
 
 IPv6 addresses, where asked for, differ from these in their prefix only. Each pod serves TCP and UDP: `?` is
-answered with the pod's name and the peer that it saw. No proxy runs anywhere.
+answered with the pod's name and the peer that it saw. No proxy runs anywhere. How many questions are asked at
+once is `asking`'s business.
 """
 
 from __future__ import annotations
@@ -13,14 +14,15 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+
+from asking import REFUSED, SILENCE, Answer, Asker, Outcome, Question, question
 
 from testbed.cluster.backend import Listening, start_backend
 from testbed.net.fabric import Fabric, NodeAttachment, PodAttachment, build_fabric
 from testbed.net.namespace import Namespace
-from testbed.proxy.model import Endpoint, Family
+from testbed.proxy.model import Family
 
 NODES = {"node1": "192.168.0.1", "node2": "192.168.0.2"}
 GATEWAY = "10.244.1.1"
@@ -32,23 +34,18 @@ PODS = {
     "c": ("node2", "10.244.2.11"),
     "d": ("node2", "10.244.2.12"),
 }
-PORT = 8080
+PORT, PORT2 = 8080, 8443
 CLUSTER_CIDRS = {Family.IPV4: "10.244.0.0/16", Family.IPV6: "fd00:244::/48"}
-REFUSED = "refused"
-SILENCE = "silence"
+
+__all__ = ["REFUSED", "SILENCE", "Answer", "SmallCluster", "question", "small_cluster"]
 
 
 def address6(address: str) -> str:
-    """The IPv6 address that stands beside an IPv4 address of this cluster."""
+    """The IPv6 address that stands beside an IPv4 address of this cluster; 10.96.0.1 beside fd00:96::1."""
     first, second, third, fourth = address.split(".")
+    if (first, second) == ("10", "96"):
+        return f"fd00:96::{third}:{fourth}" if third != "0" else f"fd00:96::{fourth}"
     return f"fd00:244:0:{third}::{fourth}" if first == "10" else f"fd00:{first}:{second}::{fourth}"
-
-
-class Answer(NamedTuple):
-    """Who answered, and whom it saw."""
-
-    pod: str
-    peer: str
 
 
 class SmallCluster:
@@ -56,6 +53,7 @@ class SmallCluster:
 
     def __init__(self, fabric: Fabric) -> None:
         self.places: dict[str, Namespace] = {"outside": fabric.outside, **fabric.nodes, **fabric.pods}
+        self._asker = Asker(self.places)
 
     @property
     def node(self) -> Namespace:
@@ -74,6 +72,10 @@ class SmallCluster:
         """Connect once over TCP and see who answers."""
         with self.dial(source, address, port, timeout_s) as sock:
             return question(sock)
+
+    def outcomes(self, questions: Sequence[Question], mute: Sequence[bool] = ()) -> list[Outcome]:
+        """What becomes of many questions asked at once; see `Asker.outcomes`."""
+        return self._asker.outcomes(questions, mute)
 
     def outcome(self, source: str, address: str, port: int, timeout_s: float = 0.7) -> str:
         """The pod that answers, or `refused`, or `silence`."""
@@ -114,21 +116,6 @@ def small_cluster(directory: Path, *, ipv6: bool = False) -> Iterator[SmallClust
         yield SmallCluster(fabric)
 
 
-def question(sock: socket.socket) -> Answer:
-    """Ask over an open socket, TCP or connected UDP, who is at its other end."""
-    sock.sendall(b"?\n")
-    pod, peer = sock.recv(4096).decode().split()
-    return Answer(pod, peer.rpartition(":")[0].strip("[]"))
-
-
-def endpoint(pod: str, family: Family = Family.IPV4, **conditions: bool) -> Endpoint:
-    """A pod as an endpoint, seen from node1."""
-    node, address = PODS[pod]
-    if family is Family.IPV6:
-        address = address6(address)
-    return Endpoint(address, PORT, local=node == "node1", **conditions)
-
-
 def _attachment(node: str, ipv6: bool) -> NodeAttachment:
     number = node[-1]
     pods = tuple(
@@ -142,8 +129,9 @@ def _attachment(node: str, ipv6: bool) -> NodeAttachment:
 
 
 def _listenings(fabric: Fabric, ipv6: bool) -> list[Listening]:
-    any_address = "::" if ipv6 else "0.0.0.0"
+    ports = tuple((port, protocol) for port in (PORT, PORT2) for protocol in ("TCP", "UDP"))
     return [
-        Listening(pod, node, fabric.pods[pod].path, any_address, ((PORT, "TCP"), (PORT, "UDP")))
-        for pod, (node, _) in PODS.items()
+        Listening(pod, node, fabric.pods[pod].path, served, ports)
+        for pod, (node, address) in PODS.items()
+        for served in ((address, address6(address)) if ipv6 else (address,))
     ]

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hypothesis import given
-from hypothesis import strategies as st
-
 from testbed.proxy.model import ServicePort, ServicePortName
 from testbed.proxy.userspace.portals import Portal, difference, jumps, rules, whole
 
@@ -73,39 +70,3 @@ def test_nothing_changed_writes_nothing() -> None:
 
 def test_a_service_that_is_gone_leaves_no_rule() -> None:
     assert len(difference({"dns": rules(portal(DNS, 40002))}, {})) == 2
-
-
-PORTALS = st.dictionaries(
-    st.sampled_from("abcdef"),
-    st.builds(
-        lambda number, node_port, external: rules(
-            portal(
-                ServicePort(
-                    ServicePortName("default", f"s{number}", ""),
-                    f"10.96.0.{number}",
-                    80,
-                    node_port=node_port,
-                    external_ips=external,
-                ),
-                40000 + number,
-            )
-        ),
-        st.integers(1, 9),
-        st.sampled_from([0, 30080, 30081]),
-        st.sampled_from([(), ("203.0.113.7",), ("203.0.113.7", "203.0.113.8")]),
-    ),
-)
-
-
-@given(PORTALS, PORTALS)
-def test_a_difference_applied_to_the_old_rules_gives_the_new_ones(
-    before: dict[str, tuple[str, ...]], after: dict[str, tuple[str, ...]]
-) -> None:
-    standing = [rule for portal_rules in before.values() for rule in portal_rules]
-    for line in difference(before, after):
-        command, rule = line.split(" ", 1)
-        if command == "-D":
-            standing.remove(rule)
-        else:
-            standing.append(rule)
-    assert sorted(standing) == sorted(rule for portal_rules in after.values() for rule in portal_rules)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.proxy.iptables import names
@@ -204,103 +203,3 @@ def test_removing_chains_removes_the_jumps_to_them_from_other_chains_only() -> N
         "-X A",
         "-X B",
     ]
-
-
-class Kernel:
-    """What restore input leads to: per table the rules of each chain."""
-
-    def __init__(self) -> None:
-        self.tables: dict[str, dict[str, list[str]]] = {}
-
-    def restore(self, text: bytes) -> None:
-        table: dict[str, list[str]] = {}
-        for line in text.decode().splitlines():
-            if line.startswith("*"):
-                table = self.tables.setdefault(line[1:], {})
-            elif line.startswith(":"):
-                table[line[1:].split(" ")[0]] = []
-            elif line.startswith("-A "):
-                table[line.split(" ")[1]].append(line)
-            elif line.startswith("-X "):
-                chain = line.removeprefix("-X ")
-                assert table.pop(chain) == [], f"{chain} is not empty"
-        self.check_jumps()
-
-    def check_jumps(self) -> None:
-        """No rule leads to a chain that is not there."""
-        for chains in self.tables.values():
-            for rules in chains.values():
-                for rule in rules:
-                    target = rule.rpartition(" -j ")[2].split(" ")[0]
-                    assert not target.startswith("KUBE-") or target in chains, rule
-
-    def content(self) -> dict[str, dict[str, list[str]]]:
-        """Everything, with the rules of common chains sorted, where Services stand in order of creation."""
-        return {
-            table: {
-                chain: rules if names.is_service_chain(chain) else sorted(rules)
-                for chain, rules in chains.items()
-            }
-            for table, chains in self.tables.items()
-        }
-
-
-endpoints = st.builds(
-    Endpoint,
-    st.sampled_from(["10.244.1.1", "10.244.1.2", "10.244.2.1", "10.244.2.2"]),
-    st.just(8080),
-    local=st.booleans(),
-    ready=st.booleans(),
-    terminating=st.booleans(),
-    zones=st.sampled_from([(), ("a",), ("b",)]),
-)
-changes = st.fixed_dictionaries(
-    {
-        "service": st.integers(1, 4),
-        "delete": st.booleans(),
-        "endpoints": st.lists(endpoints, max_size=4, unique_by=lambda endpoint: endpoint.address),
-        "fields": st.fixed_dictionaries(
-            {
-                "node_port": st.sampled_from([0, 30080]),
-                "external_ips": st.sampled_from([(), ("198.51.100.7",)]),
-                "load_balancer_ips": st.sampled_from([(), ("203.0.113.9",)]),
-                "source_ranges": st.sampled_from([(), ("192.168.0.0/24",)]),
-                "affinity_timeout_s": st.sampled_from([None, 60]),
-                "external_local": st.booleans(),
-                "internal_local": st.booleans(),
-            }
-        ),
-    }
-)
-
-
-def apply(services: ServiceMap, change: dict[str, Any]) -> Iterable[ServicePortName]:
-    number = change["service"]
-    name = ServicePortName("default", f"svc-{number}", "")
-    key = ("default", name.name)
-    if change["delete"] and name in services:
-        yield from services.set_service(key, [])
-        return
-    yield from services.set_service(key, [ServicePort(name, f"10.96.0.{number}", 80, **change["fields"])])
-    yield from services.set_slice(key, "x", {name: tuple(sorted(change["endpoints"]))})
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(st.lists(changes, min_size=1, max_size=3), max_size=8))
-def test_partial_syncs_end_in_the_rules_of_a_fresh_full_sync(batches: list[list[dict[str, Any]]]) -> None:
-    services, book, kernel = ServiceMap("a"), Book(SETTINGS), Kernel()
-    first = book.draft_full(services, NOTHING_THERE)
-    kernel.restore(first.text)
-    book.commit(first)
-    for batch in batches:
-        changed = {name for change in batch for name in apply(services, change)}
-        draft = book.draft_partial(services, changed)
-        kernel.restore(draft.text)
-        book.commit(draft)
-    fresh_book, fresh = Book(SETTINGS), Kernel()
-    draft = fresh_book.draft_full(services, NOTHING_THERE)
-    fresh.restore(draft.text)
-    fresh_book.commit(draft)
-    assert kernel.content() == fresh.content()
-    assert book.total_rules == fresh_book.total_rules
-    assert book.no_local == fresh_book.no_local

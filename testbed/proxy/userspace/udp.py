@@ -3,14 +3,16 @@
 Owns datagram sockets and when a session ends. Must not know Services, rules or threads.
 
 A client's first datagram picks an endpoint; its session keeps a connected socket to that endpoint until
-nothing passes for the idle timeout. Answers leave from the portal's socket, so that the client's conntrack
-entry turns them back into answers of the VIP.
+nothing passes for the idle timeout. Answers leave from the portal's socket and from the address that the
+datagram arrived at, so that the client's conntrack entry turns them back into answers of the VIP: the address
+that a route would choose is another one where a node talks to a second address of its own.
 """
 
 from __future__ import annotations
 
 import logging
 import socket
+import struct
 from select import EPOLLIN
 
 from testbed.net.eventloop import EventLoop, Timer
@@ -19,6 +21,9 @@ from testbed.proxy.userspace.balancer import Address, Rotation
 _LOG = logging.getLogger(__name__)
 
 _MAX_BYTES = 65535
+_IP_PKTINFO = 8  # <linux/in.h>; its struct in_pktinfo holds an interface, a source and a destination
+_PKTINFO = struct.Struct("=i4s4s")
+_PKTINFO_SPACE = socket.CMSG_SPACE(_PKTINFO.size)
 _TICKS = 4  # a session ends after 1 to 1.25 idle timeouts, and no datagram needs to read the clock
 
 
@@ -34,6 +39,7 @@ class UdpPort:
         self._tick_s = idle_timeout_s / _TICKS
         self._sessions: dict[Address, _Session] = {}
         self._timer: Timer | None = None
+        sock.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
         loop.watch(sock.fileno(), self, EPOLLIN)
 
     @property
@@ -44,11 +50,12 @@ class UdpPort:
     def ready(self, events: int) -> None:
         """Pass one datagram on; when more are waiting, the loop tells again."""
         try:
-            data, client = self._sock.recvfrom(_MAX_BYTES)
+            data, (arrival,), _, client = self._sock.recvmsg(_MAX_BYTES, _PKTINFO_SPACE)
         except OSError:
             return
         session = self._sessions.get(client) or self._open(client)
         if session is not None:
+            session.arrived_at = _PKTINFO.unpack(arrival[2])[1]
             session.send(data)
 
     def endpoints_changed(self) -> None:
@@ -57,10 +64,11 @@ class UdpPort:
         for session in [session for session in self._sessions.values() if session.endpoint not in kept]:
             session.close()
 
-    def answer(self, data: bytes, client: Address) -> None:
-        """Send an endpoint's datagram to the client."""
+    def answer(self, data: bytes, client: Address, source: bytes) -> None:
+        """Send an endpoint's datagram to the client, from the packed address `source`."""
+        where = (socket.IPPROTO_IP, _IP_PKTINFO, _PKTINFO.pack(0, source, bytes(4)))
         try:
-            self._sock.sendto(data, client)
+            self._sock.sendmsg([data], [where], 0, client)
         except OSError as error:
             _LOG.info("answering %s:%d: %s", *client, error.strerror)
 
@@ -103,10 +111,11 @@ class UdpPort:
 class _Session:
     """The datagrams of one client with one endpoint."""
 
-    __slots__ = ("_client", "_loop", "_port", "_sock", "endpoint", "quiet_ticks")
+    __slots__ = ("_client", "_loop", "_port", "_sock", "arrived_at", "endpoint", "quiet_ticks")
 
     def __init__(self, loop: EventLoop, port: UdpPort, client: Address, endpoint: Address) -> None:
         self.endpoint = endpoint
+        self.arrived_at = bytes(4)
         self.quiet_ticks = 0
         self._client = client
         self._loop = loop
@@ -139,7 +148,7 @@ class _Session:
             self.close()
             return
         self.quiet_ticks = 0
-        self._port.answer(data, self._client)
+        self._port.answer(data, self._client, self.arrived_at)
 
     def close(self) -> None:
         """End the session; the client's next datagram begins another."""

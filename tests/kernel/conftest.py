@@ -1,0 +1,51 @@
+"""What tests of proxiers share: a cluster, and nodes of it that have synced and know no Services.
+
+On the host every test has a sandbox, and so both, of its own. In the guest, where a cluster takes seconds and
+a command a tenth of one, all tests share a cluster, and a node serves the next test of its mode too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import pytest
+from proxynode import Mode, Node
+from smallcluster import SmallCluster, small_cluster
+
+
+class Nodes:
+    """Hands out one node at a time."""
+
+    def __init__(self, cluster: SmallCluster) -> None:
+        self._cluster = cluster
+        self._last: Node | None = None
+
+    def take(self, mode: Mode, settings: Mapping[str, object]) -> Node:
+        """A node of that kind: the last one, if it is such a one and was not closed."""
+        last, self._last = self._last, None
+        if last is not None and not last.closed and (last.mode, last.settings) == (mode, settings):
+            last.forget()
+        else:
+            if last is not None:
+                last.close()
+            last = Node(self._cluster, mode, settings)
+        self._last = last
+        last.sync()
+        return last
+
+
+@pytest.fixture(scope="session")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nodes]:
+    with small_cluster(tmp_path_factory.mktemp("cluster"), ipv6=True) as cluster:
+        yield Nodes(cluster)
+
+
+@pytest.fixture
+def settings() -> dict[str, object]:
+    """What the proxiers of `node` are given beside the usual; tests override it by parametrisation."""
+    return {}
+
+
+@pytest.fixture
+def node(nodes: Nodes, mode: Mode, settings: dict[str, object]) -> Node:
+    return nodes.take(mode, settings)
