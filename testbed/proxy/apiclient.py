@@ -68,13 +68,14 @@ class Sink(Protocol):
 class ApiServer:
     """Where the API is and how one is admitted.
 
-    `url` is `http://host:port` or `https://...`; `token_file` is read anew for each request, since it
-    rotates.
+    `url` is `http://host:port` or `https://...`; `tls_name` is the name that the server's certificate must
+    bear, if it is another than the host's; `token_file` is read anew for each request, since it rotates.
     """
 
     url: str
     headers: dict[str, str] = field(default_factory=dict)
     tls: SSLContext | None = None
+    tls_name: str = ""
     token_file: str = ""
 
     def get(self, path: str, **query: str) -> Object:
@@ -100,9 +101,10 @@ class ApiServer:
             raise UserError(f"{self.url!r} is not the URL of an API server (expected http://host:port)")
         connection: http.client.HTTPConnection
         if place.scheme == "https":
-            connection = http.client.HTTPSConnection(
+            connection = _TlsConnection(
                 place.hostname, place.port or 443, timeout=_CONNECT_TIMEOUT_S, context=self.tls
             )
+            connection.name = self.tls_name
         else:
             connection = http.client.HTTPConnection(
                 place.hostname, place.port or 80, timeout=_CONNECT_TIMEOUT_S
@@ -117,6 +119,17 @@ class ApiServer:
             with open(self.token_file, encoding="ascii") as file:  # noqa: PTH123  pathlib is slower to import
                 headers["Authorization"] = f"Bearer {file.read().strip()}"
         return headers
+
+
+class _TlsConnection(http.client.HTTPSConnection):
+    """Asks the server for the certificate of `name`, where there is one."""
+
+    name = ""
+    _context: SSLContext
+
+    def connect(self) -> None:
+        http.client.HTTPConnection.connect(self)
+        self.sock = self._context.wrap_socket(self.sock, server_hostname=self.name or self.host)
 
 
 def document(connection: http.client.HTTPConnection) -> Object:

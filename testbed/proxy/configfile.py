@@ -106,13 +106,23 @@ def read_kubeconfig(path: str, master: str = "") -> ApiServer:
     url = master or cluster.get("server") or ""
     if not url:
         raise UserError(f"{path}: clusters[{context.get('cluster')}].cluster.server is missing")
-    headers = {"Authorization": f"Bearer {user['token']}"} if user.get("token") else {}
     return ApiServer(
         url,
-        headers=headers,
+        headers=_authorization(user),
         tls=_tls(cluster, user, Path(path).parent) if url.startswith("https:") else None,
+        tls_name=cluster.get("tls-server-name") or "",
         token_file=str(Path(path).parent / user["tokenFile"]) if user.get("tokenFile") else "",
     )
+
+
+def _authorization(user: dict[str, Any]) -> dict[str, str]:
+    """The header for a token, or for a name and a password."""
+    if user.get("token"):
+        return {"Authorization": f"Bearer {user['token']}"}
+    if user.get("username"):
+        pair = f"{user['username']}:{user.get('password', '')}".encode()
+        return {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+    return {}
 
 
 def _tls(cluster: dict[str, Any], user: dict[str, Any], home: Path) -> ssl.SSLContext:
@@ -136,7 +146,10 @@ def _tls(cluster: dict[str, Any], user: dict[str, Any], home: Path) -> ssl.SSLCo
 def _material(section: dict[str, Any], name: str, home: Path) -> bytes:
     """A certificate or key: `<name>-data` in base64, or the file `<name>`, relative to the kubeconfig."""
     if section.get(f"{name}-data"):
-        return base64.b64decode(section[f"{name}-data"])
+        try:
+            return base64.b64decode(section[f"{name}-data"], validate=True)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"the kubeconfig's {name}-data is not base64: {error}") from error
     return _read(home / section[name]) if section.get(name) else b""
 
 

@@ -56,7 +56,12 @@ def main(argv: Sequence[str]) -> int:
 
 
 def preload(mode: str = "iptables") -> None:
-    """Import everything that a run in `mode` needs, so that a fork of this process starts at once."""
+    """Import everything that a run in `mode` needs, so that a fork of this process starts at once.
+
+    What is no mode of ours is another program, which no import of this process helps.
+    """
+    if mode not in MODES:
+        return
     load(mode)
     import_module("testbed.proxy.metrics")
 
