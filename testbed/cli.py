@@ -79,7 +79,7 @@ def up(
     loaded = load_topology(topology)
     for note in loaded.passed_over:
         print(note, file=sys.stderr)
-    with Cluster(loaded, mode=mode, kernel=kernel) as lab:
+    with Cluster(loaded, mode=mode, kernel=kernel, tell=_say) as lab:
         for note in (f"kernel: {lab.kernel}", *lab.notes):
             print(note, file=sys.stderr)
         return run_commands(lab, command) if command else interact(lab)
@@ -168,6 +168,10 @@ def switch(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def proxy() -> None:
     """Run one node's proxy with kube-proxy's own flags (`testbed proxy --help`)."""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def show_report(run_dir: Path, as_json: bool) -> None:

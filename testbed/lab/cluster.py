@@ -13,6 +13,7 @@ import base64
 import os
 import shlex
 import signal
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -21,13 +22,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from testbed.errors import CommandFailed, ProcessDied, TestbedError, UserError
+from testbed.errors import CommandFailed, ProcessDied, TestbedError, UserError, WaitTimeout
 from testbed.kernel import Job, Session, choose
 from testbed.net.process import Completed
 from testbed.spec import Topology, load_topology
 
 DEFAULT_MODE = "iptables"
 _AGENT = "testbed.lab.agent:main"
+_UP_TIMEOUT_S = 900.0
+_TELL_EVERY_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Cluster:
         topology: a `Topology`, or the path of a topology file or Kubernetes manifest.
         mode: userspace, iptables, ipvs or nftables, or the name of an external proxy of the topology.
         kernel: auto, host or uml; auto takes the first that has the mode.
+        tell: is given a sentence now and then while the lab takes its time to come up.
 
     Raises (on entering):
         SpecError: mistakes in the topology.
@@ -70,11 +74,17 @@ class Cluster:
     """
 
     def __init__(
-        self, topology: Topology | str | os.PathLike[str], *, mode: str = DEFAULT_MODE, kernel: str = "auto"
+        self,
+        topology: Topology | str | os.PathLike[str],
+        *,
+        mode: str = DEFAULT_MODE,
+        kernel: str = "auto",
+        tell: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.topology = topology if isinstance(topology, Topology) else load_topology(Path(topology))
         self.mode = mode
         self._wanted_kernel = kernel
+        self._tell = tell
         self._inventory: dict[str, Any] = {}
         self._session: Session | None = None
         self._stack = ExitStack()
@@ -91,7 +101,7 @@ class Cluster:
         )
         with ExitStack() as stack:
             self._session = stack.enter_context(kernel.start(job))
-            self._inventory = self._answer("ready")
+            self._inventory = self._await_ready()
             self._stack = stack.pop_all()
         return self
 
@@ -195,20 +205,35 @@ class Cluster:
             raise UserError("the cluster is not running: use it inside `with Cluster(...) as lab:`")
         self._session.line.send(request)
 
+    def _await_ready(self) -> dict[str, Any]:
+        """The first inventory; whoever waits is told what for. Raises WaitTimeout besides `_next_event`'s."""
+        began, stage = time.monotonic(), "building the sandbox"
+        while (waited_s := time.monotonic() - began) < _UP_TIMEOUT_S:
+            try:
+                event = self._next_event(_TELL_EVERY_S)
+            except WaitTimeout:
+                self._tell(f"still {stage}, {time.monotonic() - began:.0f} s after the start")
+                continue
+            if event["event"] == "ready":
+                return event
+            stage = event.get("name", stage)
+        raise WaitTimeout(f"the lab to come up: it is still {stage}", waited_s)
+
     def _answer(self, kind: str) -> dict[str, Any]:
         while (event := self._next_event())["event"] != kind:
             continue
         return event
 
-    def _next_event(self) -> dict[str, Any]:
-        """What the sandbox says next.
+    def _next_event(self, timeout_s: float | None = None) -> dict[str, Any]:
+        """What the sandbox says next, within `timeout_s` if there is a limit.
 
         Raises:
             TestbedError: with the message and exit status that the sandbox reported.
             ProcessDied: the sandbox ended.
+            WaitTimeout: it said nothing.
         """
         assert self._session is not None
-        event = self._session.line.receive()
+        event = self._session.line.receive(timeout_s)
         if event is None:
             raise ProcessDied("the lab", self._session.wait())
         if event["event"] == "error":
