@@ -8,8 +8,10 @@ pytest of its own over the given tests and sends every report as it is made; the
 from __future__ import annotations
 
 import fcntl
+import importlib
 import json
 import os
+import pkgutil
 import select
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from typing import IO, Any
 
 import pytest
 
+import testbed.proxy
 from testbed.errors import TestbedError
 from testbed.kernel import Job, Line, UmlKernel
 from testbed.kernel.session import import_path
@@ -144,6 +147,10 @@ def run_inside(arguments: dict[str, Any], line: Line) -> int:
     os.environ[INSIDE] = "1"
     os.environ.pop("PYTEST_ADDOPTS", None)
     os.chdir(arguments["root"])
+    # Modes are imported when first used: once here, where that is slow, not in the process of every test.
+    for module in pkgutil.walk_packages(testbed.proxy.__path__, "testbed.proxy."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
     options = ["-p", "no:cacheprovider", "-p", "no:benchmark", "-p", "no:xdist", "-o", "addopts="]
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         return int(pytest.main([*options, *arguments["nodeids"]], plugins=[_Reporter(line)]))

@@ -6,6 +6,7 @@ Owns the two forks and the pipe that brings results out. `tests/conftest.py` sen
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import tempfile
@@ -77,6 +78,7 @@ class Puppet:
 
 def _live(body: Callable[[Connection], None], line: Connection, parent: int) -> NoReturn:
     """Become the sandbox: this process only waits for pid 1, which runs the body."""
+    gc.freeze()  # the collector would touch, and so copy, every page shared with the parent
     try:
         syscalls.die_with_parent(parent)
         enter_private_pids()
