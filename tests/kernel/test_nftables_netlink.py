@@ -214,3 +214,25 @@ def test_a_transaction_longer_than_the_socket_takes_says_what_to_raise() -> None
         assert listed() == []
         transactions.commit(messages[: len(messages) // 4])
     assert len(listed()) == 2
+
+
+@pytest.mark.parametrize("family", Family)
+def test_loads_and_removals_fit_into_little_room_and_end_where_nft_does(family: Family) -> None:
+    cluster = Cluster(family, random.Random(7))
+    list(cluster.texts())
+    with TransactionSocket(send_buffer_bytes=8_000) as transactions, NfTables(family) as kernel:
+        most = transactions.most_bytes // 3
+        book = Book(cluster.settings, most)
+        texts = [*book.load(cluster.ports.items(), fresh=True), *Book(cluster.settings, most).load([])]
+        chains = dict.fromkeys(chain for piece in cluster.ports.values() for chain in piece.chains)
+        texts += Book(cluster.settings, most).leftovers(reversed(chains), [])
+        assert len(texts) > 10
+        left = []
+        for text in texts:
+            messages = list(encode(family, text.splitlines()))
+            assert transactions.commit(messages) <= 3 * len(text)
+            left.append(listed())
+        kernel.apply(base.render_removal(family))
+        for text, state in zip(texts, left, strict=True):
+            by_nft(text)
+            assert state == listed()

@@ -10,7 +10,7 @@ import pytest
 
 from testbed.proxy.model import Endpoint, Family, ServicePort, ServicePortName, choose_endpoints
 from testbed.proxy.nftables import base
-from testbed.proxy.nftables.book import PIECES_A_TRANSACTION, Book
+from testbed.proxy.nftables.book import Book
 from testbed.proxy.nftables.names import endpoint_name, port_name, port_path
 from testbed.proxy.nftables.render import Element, Piece, render_port
 from testbed.proxy.proxier import ProxySettings
@@ -134,12 +134,21 @@ def test_an_element_belongs_to_the_first_that_claims_it_until_it_lets_go() -> No
 
 
 def test_a_load_goes_in_transactions_of_bounded_size_and_switches_elements_last() -> None:
-    book = Book(SETTINGS)
-    names = [NAME._replace(name=f"web{number}") for number in range(2 * PIECES_A_TRANSACTION + 1)]
-    texts = list(book.load((name, piece(a_port(name=name), HERE)) for name in names))
-    assert len(texts) == 1 + 3 + 1
+    names = [NAME._replace(name=f"web{number}") for number in range(20)]
+    texts = list(Book(SETTINGS, 5000).load((name, piece(a_port(name=name), HERE, THERE)) for name in names))
+    assert 4 <= len(texts[1:-1]) <= 6
+    assert all(len(text) <= 5000 for text in texts[1:-1])
     assert not any(" element " in text for text in texts[1:-1])
     assert texts[-1].startswith("flush set ip kube-proxy cluster-ips\n")
+
+
+def test_a_load_writes_a_chain_at_once_and_after_those_that_it_leads_to() -> None:
+    texts = list(Book(SETTINGS, 1).load([(NAME, piece(a_port(**ALL_WAYS), HERE, THERE))]))
+    written = [text.splitlines() for text in texts if text.startswith("flush chain")]
+    chains = [lines[0].split()[4] for lines in written]
+    assert [chain.split("-")[0] for chain in chains] == ["endpoint", "endpoint", "service", "external"]
+    for chain, lines in zip(chains, written, strict=True):
+        assert all(line.startswith(f"add rule ip kube-proxy {chain} ") for line in lines[1:])
 
 
 def test_leftovers_of_earlier_times_are_found_by_name() -> None:
@@ -148,8 +157,9 @@ def test_leftovers_of_earlier_times_are_found_by_name() -> None:
     kept = piece(a_port(affinity_timeout_s=60), HERE)
     texts = list(book.leftovers([*kept.chains, "service-OLD"], [*kept.sets, "affinity-OLD"]))
     assert texts == [
-        "flush chain ip kube-proxy service-OLD\ndelete chain ip kube-proxy service-OLD\n",
-        "delete set ip kube-proxy affinity-OLD\n",
+        "flush chain ip kube-proxy service-OLD\n"
+        "delete chain ip kube-proxy service-OLD\n"
+        "delete set ip kube-proxy affinity-OLD\n"
     ]
 
 

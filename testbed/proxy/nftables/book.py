@@ -6,19 +6,17 @@ is run. Must not know what Services mean.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 
 from testbed.proxy.model import ServicePortName
 from testbed.proxy.nftables import base
 from testbed.proxy.nftables.render import Element, Piece
 from testbed.proxy.proxier import ProxySettings
 
-PIECES_A_TRANSACTION = 250
-"""So many Service ports go into one transaction of a load: the kernel's time grows with its square."""
+TRANSACTION_CHARACTERS = 1 << 20
+"""A transaction of a load is at most so long: the kernel's time grows with its square."""
 _ELEMENTS_A_LINE = 200
-_CHAINS_A_TRANSACTION = 2000
 
 Pieces = Iterable[tuple[ServicePortName, Piece]]
 
@@ -48,8 +46,10 @@ class _Delta:
 class Book:
     """The table's contents by Service port, and the elements with everyone who wants them."""
 
-    def __init__(self, settings: ProxySettings) -> None:
+    def __init__(self, settings: ProxySettings, most_characters: int = TRANSACTION_CHARACTERS) -> None:
+        """Transactions of a load are at most `most_characters` long, as far as that interrupts nothing."""
         self._settings = settings
+        self._most_characters = min(most_characters, TRANSACTION_CHARACTERS)
         self._table = base.table(settings.family)
         self._held: dict[ServicePortName, _Held] = {}
         self._claims: dict[Element, dict[ServicePortName, str]] = {}
@@ -68,25 +68,29 @@ class Book:
     def load(self, pieces: Pieces, *, fresh: bool = False) -> Iterator[str]:
         """Transactions that make these pieces all there is, whatever the table holds, interrupting nothing.
 
-        The last one switches every element at once; chains that nothing leads to any more are left over, see
-        `leftovers`. With `fresh` there is no table yet, so that no chain of it has to be emptied first.
+        A chain is written after those that it leads to, in one transaction; the last one switches every
+        element at once. Chains that nothing leads to any more are left over, see `leftovers`. With `fresh`
+        there is no table yet: no chain has to be emptied first, and elements may come one after another.
         """
         self._held, self._claims, self._rules = {}, {}, 0
         yield _text(base.render_base(self._settings))
-        stream = iter(pieces)
-        while some := list(islice(stream, PIECES_A_TRANSACTION)):
-            yield _text(self._loading(some, fresh))
-        yield _text(self._all_elements())
+        yield from self._packed(self._loading(pieces, fresh))
+        if fresh:
+            yield from self._packed([line] for line in self._all_elements())
+        else:
+            flushed = (f"flush {kind} {self._table} {name}" for name, kind in base.CONTAINERS.items())
+            yield _text([*flushed, *self._all_elements()])
 
     def leftovers(self, chains: Iterable[str], sets: Iterable[str]) -> Iterator[str]:
-        """Transactions that remove those of the existing `chains` and affinity `sets` that no piece has."""
+        """Transactions that remove those of the existing `chains` and affinity `sets` that no piece has.
+
+        All chains are emptied before the first goes, since they lead to each other.
+        """
         kept_chains = {name for held in self._held.values() for name in held.chains}
         kept_sets = {name for held in self._held.values() for name in held.sets}
-        gone = (name for name in chains if name not in kept_chains)
-        while some := list(islice(gone, _CHAINS_A_TRANSACTION)):
-            yield _text(self._deletion(some, ()))
-        if doomed := [name for name in sets if name not in kept_sets]:
-            yield _text(self._deletion((), doomed))
+        gone_chains = [name for name in chains if name not in kept_chains]
+        gone_sets = [name for name in sets if name not in kept_sets]
+        yield from self._packed([line] for line in self._deletion(gone_chains, gone_sets))
 
     def change(self, pieces: Iterable[tuple[ServicePortName, Piece | None]]) -> str:
         """Replace some pieces (None: removed) by a transaction of what differs; empty if nothing does."""
@@ -113,25 +117,36 @@ class Book:
         self._held[name] = _Held(hashes, piece.sets, tuple(piece.elements), count)
         self._rules += count
 
-    def _loading(self, pieces: Pieces, fresh: bool) -> Iterator[str]:
-        """Chains and sets of some pieces, refreshed where they exist."""
+    def _loading(self, pieces: Pieces, fresh: bool) -> Iterator[list[str]]:
+        """Chains and sets of some pieces, refreshed where they exist; what belongs together in one list."""
         table = self._table
         for name, piece in pieces:
             self._remember(name, piece)
             self._change_claims(name, (), piece.elements, {})
             for container, declaration in piece.sets.items():
-                yield f"add set {table} {container} {{ {declaration} ; }}"
+                yield [f"add set {table} {container} {{ {declaration} ; }}"]
             for chain in piece.chains:
-                yield f"add chain {table} {chain}"
-                if not fresh:
-                    yield f"flush chain {table} {chain}"
-            for chain, rules in piece.chains.items():
-                yield from (f"add rule {table} {chain} {rule}" for rule in rules)
+                yield [f"add chain {table} {chain}"]
+            for chain, rules in reversed(piece.chains.items()):
+                emptied = [] if fresh else [f"flush chain {table} {chain}"]
+                yield emptied + [f"add rule {table} {chain} {rule}" for rule in rules]
+
+    def _packed(self, parts: Iterable[Sequence[str]]) -> Iterator[str]:
+        """Transactions of as many parts as may go into one."""
+        some: list[str] = []
+        length = 0
+        for part in parts:
+            more = sum(map(len, part)) + len(part)
+            if some and length + more > self._most_characters:
+                yield _text(some)
+                some, length = [], 0
+            some += part
+            length += more
+        if some:
+            yield _text(some)
 
     def _all_elements(self) -> Iterator[str]:
-        """What leads to the chains, in place of whatever did."""
-        for container, kind in base.CONTAINERS.items():
-            yield f"flush {kind} {self._table} {container}"
+        """What leads to the chains."""
         owned = {element: next(iter(claims.values())) for element, claims in self._claims.items()}
         yield from self._elements("add", owned)
 

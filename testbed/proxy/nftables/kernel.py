@@ -29,6 +29,9 @@ _SET_TABLE, _SET_NAME = 1, 2
 _NFGENMSG = struct.Struct("=BBH")
 _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}  # NFPROTO_IPV4, _IPV6
 
+_BYTES_A_CHARACTER = 3
+"""Messages are at most 2.3 times as long as the commands that they are made of."""
+
 
 def has_table(family: Family) -> bool:
     """Whether nftables mode left its table in the calling thread's network namespace."""
@@ -43,6 +46,11 @@ class NfTables:
         self._family = family
         self._socket = NetlinkSocket(NETLINK_NETFILTER)
         self._transactions = TransactionSocket()
+
+    @property
+    def most_characters(self) -> int:
+        """Commands of so many characters go through the socket in one transaction for certain."""
+        return self._transactions.most_bytes // _BYTES_A_CHARACTER
 
     def check(self) -> None:
         """Try a base chain for address translation. Raises MachineLacks without nf_tables."""

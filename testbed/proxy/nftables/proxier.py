@@ -31,7 +31,7 @@ class NftablesProxier:
         self._settings = settings
         self._kernel = NfTables(settings.family)
         self._kernel.check()
-        self._book = Book(with_own_addresses(settings))
+        self._book = Book(with_own_addresses(settings), self._kernel.most_characters)
         self._looked_at_s = time.monotonic()
         self._without_local: dict[str, set[ServicePortName]] = {"internal": set(), "external": set()}
 
@@ -43,6 +43,8 @@ class NftablesProxier:
         if changed is None or self._flushed():
             return self._full_sync(services)
         text = self._book.change((name, self._piece(services, name)) for name in changed)
+        if len(text) > self._kernel.most_characters:
+            return self._full_sync(services)
         if text:
             self._kernel.apply(text)
         return self._result(False, [text])
