@@ -19,7 +19,7 @@ from itertools import islice
 from types import TracebackType
 from typing import Self
 
-from testbed.errors import NetlinkRefused
+from testbed.errors import NetlinkRefused, WaitTimeout
 from testbed.net.namespace import Namespace
 
 NETLINK_ROUTE = 0
@@ -150,6 +150,10 @@ def each_attribute(data: bytes, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         offset += (length + 3) & ~3
 
 
+ANSWER_TIMEOUT_S = 300
+"""The largest transactions of a slow guest take tens of seconds."""
+
+
 class NetlinkSocket:
     """A socket to one netlink family of one namespace; a context manager.
 
@@ -168,6 +172,8 @@ class NetlinkSocket:
             self._socket = namespace.socket(socket.AF_NETLINK, kind, family)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _NETLINK_CAP_ACK, 1)
+        # Without a limit a lost answer would be waited for in silence, for ever. Costs nothing a message.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", ANSWER_TIMEOUT_S, 0))
         self._label = label or (namespace.name if namespace else "")
         self._sequence = 0
         self._genl_families: dict[str, int] = {}
@@ -273,7 +279,11 @@ class NetlinkSocket:
     def _receive(self, first: int, last: int) -> Iterator[tuple[int, Reply]]:
         """The answers to messages `first` to `last`, as they arrive; the caller knows the end."""
         while True:
-            data = self._socket.recv(_RECEIVE_BYTES)
+            try:
+                data = self._socket.recv(_RECEIVE_BYTES)
+            except BlockingIOError as silence:
+                place = f" in {self._label}" if self._label else ""
+                raise WaitTimeout(f"the kernel's answer over netlink{place}", ANSWER_TIMEOUT_S) from silence
             offset = 0
             while offset + _HEADER.size <= len(data):
                 length, kind, flags, sequence, _ = _HEADER.unpack_from(data, offset)

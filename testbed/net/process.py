@@ -25,11 +25,12 @@ from select import POLLIN, poll
 from types import TracebackType
 from typing import NoReturn, Self
 
-from testbed.errors import CommandFailed, ProcessDied
+from testbed.errors import CommandFailed, ProcessDied, WaitTimeout
 from testbed.net import syscalls
 from testbed.net.namespace import Namespace
 from testbed.net.tools import find_tool, tool_environment
 
+_START_TIMEOUT_S = 120.0
 _RESET_SIGNALS = (
     signal.SIGINT,
     signal.SIGTERM,
@@ -282,12 +283,21 @@ def _start(
             _be_child(body, parent, namespace, mounts or {}, output, started=pipe[1])
         os.close(pipe[1])
         child = Child(name, pid, log)
+        if not _readable(report, _START_TIMEOUT_S):
+            child.close()
+            raise WaitTimeout(f"{name} to start", _START_TIMEOUT_S)
         with os.fdopen(report, "rb", closefd=False) as reader:
             failure = reader.read().decode(errors="replace")
     if failure:
         child.close()
         raise CommandFailed(argv, 126, failure, namespace.name if namespace else None)
     return child
+
+
+def _readable(fd: int, timeout_s: float) -> bool:
+    waiter = poll()
+    waiter.register(fd, POLLIN)
+    return bool(waiter.poll(timeout_s * 1000))
 
 
 def _be_child(
