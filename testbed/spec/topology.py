@@ -174,6 +174,11 @@ class Topology(Model):
         external = self.external(mode)
         return external.mode if external else mode
 
+    @property
+    def kernel_modes(self) -> frozenset[str]:
+        """The modes that a kernel must have for the sweep."""
+        return frozenset(self.kernel_mode(mode) for mode in self.sweep.modes) if self.sweep else frozenset()
+
     def with_sweep(self, changes: Mapping[str, Any]) -> Self:
         """The same with other values for some keys of its sweep; without a sweep, the topology itself.
 
