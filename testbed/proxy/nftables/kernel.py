@@ -67,7 +67,11 @@ class NfTables:
 
     def apply(self, transaction: str) -> None:
         """Apply commands all together or not at all. Raises TransactionRefused, which names the command."""
-        self._transactions.commit(list(encode(self._family, transaction.splitlines())))
+        try:
+            messages = list(encode(self._family, transaction.splitlines()))
+        except ValueError as unknown:
+            raise TransactionRefused(errno.EINVAL, str(unknown)) from unknown
+        self._transactions.commit(messages)
 
     def exists(self) -> bool:
         """Whether the table is there."""

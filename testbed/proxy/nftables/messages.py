@@ -99,9 +99,9 @@ class Encoder:
 
     def encode(self, command: str) -> Iterator[Message]:
         """The messages of one line, in order. Raises ValueError for a line that is not of this language."""
-        verb, kind, _, *names = command.split(" ", 5)
-        table, name, rest = (*names, "", "")[:3]
         try:
+            verb, kind, _, *names = command.split(" ", 5)
+            table, name, rest = (*names, "", "")[:3]
             yield from self._commands[verb, kind](self._table(table), name, rest, command)
         except (ValueError, KeyError, IndexError, StopIteration, RuntimeError, OSError) as wrong:
             raise ValueError(f"no netlink message is known for `{command}` ({wrong})") from wrong
