@@ -1,11 +1,13 @@
 """Tests under tests/kernel, and those marked `sandbox`, run whole (fixtures too) inside their own sandbox.
 
 Those under tests/kernel that are marked `guest` do so inside user-mode Linux (see `guests`), while the others
-run; their reports are asked for last.
+run; their reports are asked for last. In there, those that ask for `nodes`, which takes seconds to make,
+follow one another in one sandbox.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -19,7 +21,9 @@ from testbed.errors import TestbedError
 
 _KERNEL_TESTS = Path(__file__).parent / "kernel"
 _LONGEST_TEST_S = 300.0
+_SHARED = "nodes"
 _GUEST = pytest.StashKey[Guest]()
+_SHARERS = pytest.StashKey["_Sharers"]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -31,7 +35,7 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
     if not item.path.is_relative_to(_KERNEL_TESTS) and item.get_closest_marker("sandbox") is None:
         return None
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in _reports_from_guest(item) if _belongs_in_guest(item) else _reports_from_sandbox(item):
+    for report in _reports(item):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -40,6 +44,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_belongs_in_guest)
+    if INSIDE in os.environ:
+        items.sort(key=_what_is_shared)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -51,6 +57,27 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     own = config._tmp_path_factory.getbasetemp()
     config.stash[_GUEST] = Guest(own.parent if works_for_another else own)
     config.stash[_GUEST].start(config.rootpath, nodeids, os.getppid() if works_for_another else os.getpid())
+
+
+def _what_is_shared(item: pytest.Item) -> str:
+    """Neighbours in this order share a node; empty for what shares nothing."""
+    if INSIDE not in os.environ or _SHARED not in getattr(item, "fixturenames", ()):
+        return ""
+    parameters = item.callspec.params if hasattr(item, "callspec") else {}
+    return f"{parameters.get('mode')} {parameters.get('settings')}"
+
+
+def _reports(item: pytest.Item) -> list[pytest.TestReport]:
+    if _belongs_in_guest(item):
+        return _reports_from_guest(item)
+    # The directory for tmp_path is chosen out here, once: inside, everybody is called root.
+    item.config._tmp_path_factory.getbasetemp()
+    if not _what_is_shared(item):
+        return _reports_from_sandbox(item)
+    stash = item.session.stash
+    if _SHARERS not in stash:
+        stash[_SHARERS] = _Sharers([each for each in item.session.items if _what_is_shared(each)])
+    return stash[_SHARERS].reports_of(item)
 
 
 def _belongs_in_guest(item: pytest.Item) -> bool:
@@ -76,21 +103,50 @@ def _restored(item: pytest.Item, data: dict[str, object]) -> pytest.TestReport:
 
 
 def _reports_from_sandbox(item: pytest.Item) -> list[pytest.TestReport]:
-    # The directory for tmp_path is chosen out here, once: inside, everybody is called root.
-    item.config._tmp_path_factory.getbasetemp()
+    sandboxed = Sandboxed(lambda line: line.send(("reports", _run(item, None))))
+    try:
+        return _received(item, sandboxed)
+    finally:
+        sandboxed.close()
 
-    def run_item(line: Connection) -> None:
-        reports = runtestprotocol(item, log=False, nextitem=None)
-        serialise = item.config.hook.pytest_report_to_serializable
-        line.send(("reports", [serialise(config=item.config, report=report) for report in reports]))
 
-    sandboxed = Sandboxed(run_item)
+def _run(item: pytest.Item, following: pytest.Item | None) -> list[dict[str, object]]:
+    """Run a test here; its serialised reports."""
+    reports = runtestprotocol(item, log=False, nextitem=following)
+    serialise = item.config.hook.pytest_report_to_serializable
+    return [serialise(config=item.config, report=report) for report in reports]
+
+
+def _received(item: pytest.Item, sandboxed: Sandboxed) -> list[pytest.TestReport]:
     try:
         outcome, value = sandboxed.receive(_LONGEST_TEST_S)
     except (EOFError, TimeoutError) as error:
         outcome, value = "raised", f"the sandbox ended without a report: {error!r}"
-    finally:
-        sandboxed.close()
     if outcome == "raised":
         return [_failure(item, value)]
     return [_restored(item, report) for report in value]
+
+
+class _Sharers:
+    """The tests that run in one sandbox; after one that failed the others run in a fresh one."""
+
+    def __init__(self, items: list[pytest.Item]) -> None:
+        self._items = items
+        self._sandboxed: Sandboxed | None = None
+
+    def reports_of(self, item: pytest.Item) -> list[pytest.TestReport]:
+        if self._sandboxed is None:
+            self._sandboxed = Sandboxed(self._run_what_is_asked_for)
+        place = self._items.index(item)
+        self._sandboxed.line.send(place)
+        reports = _received(item, self._sandboxed)
+        if place + 1 == len(self._items) or any(report.failed for report in reports):
+            self._sandboxed.close()
+            self._sandboxed = None
+        return reports
+
+    def _run_what_is_asked_for(self, line: Connection) -> None:
+        following = dict(itertools.pairwise(self._items))
+        while True:
+            item = self._items[line.recv()]
+            line.send(("reports", _run(item, following.get(item))))
