@@ -34,14 +34,15 @@ class ProxyOptions:
     def of(cls, topology: Topology, *, mode: str, start: str | None = None, nodes: str | None = None) -> Self:
         """What the topology's `proxy` section says, with `mode` and the given exceptions."""
         said = topology.proxy
+        external = topology.external(mode)
         return cls(
             mode=mode,
-            start=start or said.start,
+            start="exec" if external else start or said.start,
             scheduler=said.scheduler,
             iptables_variant=said.iptables_variant,
             arguments=said.arguments,
             nodes=nodes or said.nodes,
-            external=topology.external(mode),
+            external=external,
         )
 
 
