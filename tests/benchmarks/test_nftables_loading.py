@@ -1,14 +1,16 @@
 """What nftables mode costs: a load from nothing, one endpoint's swap, beside bare `nft -f` of the same text.
 
-`whole` is a load in one transaction, as kube-proxy does it: the kernel's time for that grows with its square,
-so that the proxier's bounded transactions beat it from some thousand Services on. Without --benchmark-enable
-a few Services show that every way works.
+`whole` is a load by nft in one transaction, as kube-proxy does it: the kernel's time for that grows with its
+square. `pieces` is nft with the proxier's bounded transactions. Of a swap, `nft` reads back all there is
+before it sends the change. `rule` is the least that any change of a rule costs: one that nothing leads to,
+sent as the proxier sends, after which the kernel still walks all chains that a packet can reach. Without
+--benchmark-enable a few Services show that every way works.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 
 import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
@@ -18,6 +20,7 @@ from testbed.net.process import run
 from testbed.proxy.model import Endpoint, ServicePort, ServicePortName
 from testbed.proxy.nftables import base
 from testbed.proxy.nftables.book import Book
+from testbed.proxy.nftables.kernel import NfTables
 from testbed.proxy.nftables.proxier import NftablesProxier
 from testbed.proxy.nftables.render import Piece, render_port
 from testbed.proxy.proxier import ProxySettings
@@ -25,6 +28,10 @@ from testbed.proxy.servicemap import ServiceMap
 
 SETTINGS = ProxySettings(cluster_cidr="10.244.0.0/16", node_ips=("192.0.2.1",))
 ENDPOINTS = 10
+ONE_RULE = "".join(
+    f"{command} {base.table(SETTINGS.family)} apart{rule}\n"
+    for command, rule in (("add chain", ""), ("flush chain", ""), ("add rule", " meta l4proto tcp"))
+)
 
 # What the process inside the sandbox keeps from one call to the next.
 _services: ServiceMap = ServiceMap()
@@ -37,7 +44,7 @@ def puppet() -> Iterator[Puppet]:
         yield puppet
 
 
-@pytest.mark.parametrize("way", ["whole", "proxier"])
+@pytest.mark.parametrize("way", ["whole", "pieces", "proxier"])
 @pytest.mark.parametrize("services", [100, 1000, 5000])
 def test_load(benchmark: BenchmarkFixture, puppet: Puppet, services: int, way: str) -> None:
     services = services if benchmark.enabled else services // 50
@@ -48,8 +55,8 @@ def test_load(benchmark: BenchmarkFixture, puppet: Puppet, services: int, way: s
     assert puppet.call(count_elements) == services
 
 
-@pytest.mark.parametrize("way", ["bare", "proxier"])
-@pytest.mark.parametrize("services", [100, 5000])
+@pytest.mark.parametrize("way", ["nft", "rule", "proxier"])
+@pytest.mark.parametrize("services", [100, 1000, 5000])
 def test_change(benchmark: BenchmarkFixture, puppet: Puppet, services: int, way: str) -> None:
     services = services if benchmark.enabled else services // 50
     benchmark.group = f"swap one endpoint of {services} x {ENDPOINTS}"
@@ -63,10 +70,13 @@ def prepare_load(services: int, way: str) -> None:
     """Make the next step a load into no table; rendering is part of the proxier's time only."""
     _announce_all(services)
     apply(base.render_removal(SETTINGS.family))
-    if way == "proxier":
-        _steps[:] = [partial(NftablesProxier(SETTINGS).sync, _services, None)]
-    else:
-        _steps[:] = [partial(apply, "".join(Book(SETTINGS).load(pieces(), fresh=True)))]
+    texts = [] if way == "proxier" else list(Book(SETTINGS).load(pieces(), fresh=True))
+    ways = {
+        "whole": lambda: apply("".join(texts)),
+        "pieces": lambda: list(map(apply, texts)),
+        "proxier": partial(NftablesProxier(SETTINGS).sync, _services, None),
+    }
+    _steps[:] = [ways[way]]
 
 
 def prepare_changes(services: int, way: str, rounds: int) -> None:
@@ -79,13 +89,20 @@ def prepare_changes(services: int, way: str, rounds: int) -> None:
     _steps.clear()
     for turn in range(rounds):
         changed = _announce(services // 2, first=1 + turn % 2)
-        if way == "bare":
+        if way == "nft":
             text = book.change((name, piece) for name, piece in pieces() if name in changed)
             _steps.insert(0, partial(apply, text))
+        elif way == "rule":
+            _steps.insert(0, partial(_kernel().apply, ONE_RULE))
         else:
             _steps.insert(0, partial(swap, proxier, services // 2, 1 + turn % 2))
     if way == "proxier":
         _announce(services // 2, first=0)
+
+
+@cache
+def _kernel() -> NfTables:
+    return NfTables(SETTINGS.family)
 
 
 def swap(proxier: NftablesProxier, number: int, first: int) -> None:
