@@ -28,6 +28,7 @@ UNREACHABLE = "unreachable"
 SILENT_S = 0.7
 """How long nothing has to come to be called silence: a refusal comes at once, a SYN is repeated after 1 s."""
 _PATIENCE_S = 15.0
+_AGAIN_S = 1.0  # datagrams are lost where a machine is busy: clients ask again, as TCP does
 _FIRST_PORT, _LAST_PORT = 10_000, 29_000  # below what kernels choose from
 
 _KINDS = {"TCP": socket.SOCK_STREAM, "UDP": socket.SOCK_DGRAM}
@@ -132,13 +133,16 @@ class _Conversation:
         """Begin all exchanges and follow them until each has its outcome."""
         for index in range(len(self._socks)):
             self._begin(index)
-        began_s = time.monotonic()
+        began_s = asked_s = time.monotonic()
         everything = len(self._socks)
         while len(self._found) < everything:
-            waited_s = time.monotonic() - began_s
-            heard = all(index in self._found for index, silent in enumerate(mute) if not silent)
-            if waited_s >= (SILENT_S if heard else _PATIENCE_S):
+            now_s = time.monotonic()
+            unheard = [index for index in range(everything) if not mute[index] and index not in self._found]
+            if now_s - began_s >= (_PATIENCE_S if unheard else SILENT_S):
                 break
+            if now_s - asked_s >= _AGAIN_S:
+                asked_s = now_s
+                self._ask_again(unheard)
             for fd, _ in self._poll.poll(50):
                 self._go_on(self._indices[fd])
         return [self._found.get(index, SILENCE) for index in range(everything)]
@@ -164,6 +168,11 @@ class _Conversation:
         except OSError as error:
             return error.errno or 0
         return 0
+
+    def _ask_again(self, indices: Sequence[int]) -> None:
+        for index in indices:
+            if self._questions[index].protocol == "UDP":
+                self._ask(index)
 
     def _go_on(self, index: int) -> None:
         if index in self._found:

@@ -5,6 +5,7 @@ Owns how often a question is asked before its answer is believed. Must not know 
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -15,8 +16,9 @@ from smallcluster import GATEWAY, OUTSIDE, PODS
 
 from testbed.proxy.model import Family
 
-_SEEN_ENOUGH, _TRIES = 8, 64
-"""So many answers before it is believed that nobody else answers; so many at most until everybody has."""
+_AT_ONCE, _SEEN_ENOUGH, _TRIES = 2, 6, 64
+"""How many questions of a kind to ask at a time; so many answers before it is believed that nobody else gives
+one; so many at most until everybody has."""
 _ANY = "any"
 _ADDRESSES = {"node1": NODE, "outside": OUTSIDE} | {pod: address for pod, (_, address) in PODS.items()}
 
@@ -40,12 +42,8 @@ class _Cell:
         found = frozenset(self.found)
         if not found <= self.expected or len(self.found) >= _TRIES:
             return True
-        return len(self.found) >= self.at_once and found == self.expected
-
-    @property
-    def at_once(self) -> int:
-        """How many questions to ask before the next look: where nobody is to answer, one tells."""
-        return 1 if self.expected & {*WORDS} else _SEEN_ENOUGH
+        enough = 1 if self.expected & {*WORDS} else _SEEN_ENOUGH
+        return len(self.found) >= enough and found == self.expected
 
     def take(self, outcome: Outcome) -> None:
         anybody = any(isinstance(each, Answer) and each.peer == _ANY for each in self.expected)
@@ -67,9 +65,10 @@ def prove(node: Node, expected: str, *sources: str) -> None:
 
 def prove_case(node: Node, case: Case) -> None:
     """Assert that traffic finds what a case says of the node's mode, in every IP family that it has."""
-    cells = list(_cells(case, node))
+    cells, chance = list(_cells(case, node)), random.Random(1)
     while unsettled := [cell for cell in cells if not cell.settled]:
-        asked = [cell for cell in unsettled for _ in range(cell.at_once)]
+        asked = [cell for cell in unsettled for _ in range(1 if cell.mute else _AT_ONCE)]
+        chance.shuffle(asked)  # else those who take turns could meet the same questions each time
         outcomes = node.cluster.outcomes([cell.question for cell in asked], [cell.mute for cell in asked])
         for cell, outcome in zip(asked, outcomes, strict=True):
             cell.take(outcome)

@@ -43,6 +43,13 @@ def test_a_new_service_writes_its_own_rules_only(node: Node) -> None:
     assert node.pods(1) == ["a"]
 
 
+@PORTALS
+def test_cleanup_removes_what_either_variant_wrote(node: Node) -> None:
+    node.serve("a")
+    node.clean_up()
+    assert "KUBE" not in "\n".join(node.dump())
+
+
 def test_ipv6_is_refused_with_the_remedy() -> None:
     with pytest.raises(UserError, match="IPv4 only"):
         UserspaceProxier(ProxySettings(family=Family.IPV6))

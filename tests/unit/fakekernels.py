@@ -43,9 +43,6 @@ class FakeIptables:
     def remove_chains(self, table: str, chains: Iterable[str], prefixes: tuple[str, ...] = ()) -> None:
         """Nothing is left to be looked at."""
 
-    def remove_jumps(self, jumps: object) -> None:
-        """As `remove_chains`."""
-
     def content(self) -> dict[str, dict[str, list[str]]]:
         """Everything, with rules of common chains sorted, where Services stand in order of creation."""
         own = ("KUBE-SVC", "KUBE-SVL", "KUBE-EXT", "KUBE-FW", "KUBE-SEP")

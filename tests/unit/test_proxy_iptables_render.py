@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from testbed.proxy.iptables import names
-from testbed.proxy.iptables.restore import Jump, missing_jumps, present_jumps, removal
+from testbed.proxy.iptables.restore import Jump, missing_jumps, removal, stale_jumps
 from testbed.proxy.iptables.transaction import Book
 from testbed.proxy.model import Endpoint, Family, ServicePort, ServicePortName
 from testbed.proxy.proxier import ProxySettings
@@ -176,11 +176,26 @@ SAVED_JUMP = (
 )
 
 
-def test_jumps_are_added_when_missing_and_deleted_as_often_as_they_are_there() -> None:
+def test_jumps_are_added_when_missing() -> None:
     assert missing_jumps([JUMP], "-A FORWARD -j KUBE-SERVICES") == [f"-I FORWARD 1 {JUMP.rule}"]
     assert missing_jumps([replace(JUMP, last=True)], "") == [f"-A FORWARD {JUMP.rule}"]
     assert missing_jumps([JUMP], SAVED_JUMP) == []
-    assert present_jumps([JUMP], f"{SAVED_JUMP}\n{SAVED_JUMP}") == [SAVED_JUMP.replace("-A", "-D")] * 2
+
+
+def test_a_jump_is_told_from_others_by_its_destination_too() -> None:
+    def jump(match: str) -> Jump:
+        return Jump("nat", "PREROUTING", "PORTS", "node ports", match, last=True)
+
+    ours = [jump(f"-d {cidr} -m addrtype --dst-type LOCAL") for cidr in ("192.0.2.1/24", "203.0.113.7/32")]
+    words = '-m addrtype --dst-type LOCAL -m comment --comment "node ports" -j PORTS'
+    first = f"-A PREROUTING -d 192.0.2.0/24 {words}"
+    assert missing_jumps(ours, first) == [f"-A PREROUTING {ours[1].rule}"]
+    assert stale_jumps(ours, first) == []
+    everywhere = jump("-m addrtype --dst-type LOCAL")
+    assert missing_jumps([everywhere], first) == [f"-A PREROUTING {everywhere.rule}"]
+    assert stale_jumps([everywhere], first) == [first.replace("-A", "-D")]
+    whole = f"-A PREROUTING {everywhere.rule}"
+    assert missing_jumps([jump("-d 0.0.0.0/0 -m addrtype --dst-type LOCAL")], whole) == []
 
 
 def test_removing_chains_removes_the_jumps_to_them_from_other_chains_only() -> None:

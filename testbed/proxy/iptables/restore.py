@@ -87,13 +87,6 @@ class Iptables:
             for table in _tables(jumps)
         )
 
-    def remove_jumps(self, jumps: Sequence[Jump]) -> None:
-        """Delete those jumps that are there, however often, so that their target chains can go."""
-        self._restore_sections(
-            (table, present_jumps([jump for jump in jumps if jump.table == table], self.save(table)))
-            for table in _tables(jumps)
-        )
-
     def remove_chains(self, table: str, chains: Iterable[str], prefixes: tuple[str, ...] = ()) -> None:
         """Delete chains of these names, or that begin so, with their rules and all jumps to them, at once."""
         saved = self.save(table)
@@ -142,12 +135,6 @@ def missing_jumps(jumps: Sequence[Jump], saved: str) -> list[str]:
         for jump in jumps
         if not _places(jump, rules)
     ]
-
-
-def present_jumps(jumps: Sequence[Jump], saved: str) -> list[str]:
-    """Restore lines that delete the jumps found in `saved`, as often as they are there."""
-    rules = saved.splitlines()
-    return [f"-D{rule[2:]}" for jump in jumps for rule in _places(jump, rules)]
 
 
 def removal(saved: str, doomed: Collection[str]) -> list[str]:

@@ -94,7 +94,6 @@ class UserspaceProxier:
 
     def close(self) -> None:
         """Remove the portals, close the ports and the connections."""
-        self._iptables.remove_jumps(self._jumps)
         self._iptables.remove_chains("nat", (*portals.CHAINS, portals.ANCHOR))
         self._rules.clear()
         self._chains_stand = False
@@ -159,12 +158,21 @@ class UserspaceProxier:
 
 
 def cleanup(settings: ProxySettings, *, active: str = "") -> None:
-    """Remove what any run of this mode left in the namespace; it shares nothing with other modes."""
-    if settings.family is not Family.IPV4 or active == "userspace":
+    """Remove what any run of this mode left in the namespace, in both variants of iptables.
+
+    It shares nothing with other modes; `active="userspace"` removes only what the variant not in use has.
+    """
+    if settings.family is not Family.IPV4:
         return
-    iptables = Iptables(settings.family, settings.iptables_variant)
-    iptables.remove_jumps(_jumps(settings))
-    iptables.remove_chains("nat", (*portals.CHAINS, portals.ANCHOR))
+    in_use = Iptables(settings.family, settings.iptables_variant).variant if active else ""
+    for variant in ("legacy", "nft"):
+        if active == "userspace" and variant == in_use:
+            continue
+        try:
+            iptables = Iptables(settings.family, variant, probe=False)
+            iptables.remove_chains("nat", (*portals.CHAINS, portals.ANCHOR))
+        except MachineLacks:
+            continue  # a variant that is not installed has written nothing
 
 
 def _jumps(settings: ProxySettings) -> tuple[Jump, ...]:
