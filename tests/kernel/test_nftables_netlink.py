@@ -18,9 +18,11 @@ from testbed.proxy.nftables import base
 from testbed.proxy.nftables.book import Book
 from testbed.proxy.nftables.kernel import NfTables
 from testbed.proxy.nftables.messages import encode
+from testbed.proxy.nftables.proxier import NftablesProxier
 from testbed.proxy.nftables.render import Piece, render_port
 from testbed.proxy.nftables.transaction import TransactionSocket
 from testbed.proxy.proxier import ProxySettings
+from testbed.proxy.servicemap import ServiceMap
 
 TABLE = base.table(Family.IPV4)
 RANGES = {
@@ -236,3 +238,25 @@ def test_loads_and_removals_fit_into_little_room_and_end_where_nft_does(family: 
         for text, state in zip(texts, left, strict=True):
             by_nft(text)
             assert state == listed()
+
+
+def test_a_change_too_long_for_the_socket_is_loaded_in_transactions_that_are_not() -> None:
+    services = ServiceMap()
+
+    def announce(number: int, address: str) -> set[ServicePortName]:
+        key = ("default", f"svc{number}")
+        name = ServicePortName(*key, "")
+        changed = services.set_service(key, [ServicePort(name, f"10.96.0.{number}", 80)])
+        return changed | services.set_slice(key, "slice", {name: (Endpoint(address, 8000),)})
+
+    narrow = NfTables(Family.IPV4, TransactionSocket(send_buffer_bytes=8_000))
+    proxier = NftablesProxier(ProxySettings(), narrow)
+    names = set().union(*(announce(number, "10.244.0.1") for number in range(20)))
+    assert proxier.sync(services, names).full
+    assert not proxier.sync(services, announce(0, "10.244.0.2")).full
+    assert proxier.sync(services, set().union(*(announce(number, "10.244.0.3") for number in range(20)))).full
+    left = listed()
+    proxier.close()
+    assert listed() == []
+    NftablesProxier(ProxySettings()).sync(services, None)
+    assert sorted(left, key=json.dumps) == sorted(listed(), key=json.dumps)

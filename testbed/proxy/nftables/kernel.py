@@ -42,10 +42,11 @@ def has_table(family: Family) -> bool:
 class NfTables:
     """The table of one IP family in the calling thread's network namespace."""
 
-    def __init__(self, family: Family) -> None:
+    def __init__(self, family: Family, transactions: TransactionSocket | None = None) -> None:
+        """Transactions go through `transactions`, by default a socket with as much room as there is."""
         self._family = family
         self._socket = NetlinkSocket(NETLINK_NETFILTER)
-        self._transactions = TransactionSocket()
+        self._transactions = transactions or TransactionSocket()
 
     @property
     def most_characters(self) -> int:

@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 class NftablesProxier:
     """Writes Services as nftables maps and chains of one family; see `Proxier`."""
 
-    def __init__(self, settings: ProxySettings) -> None:
+    def __init__(self, settings: ProxySettings, kernel: NfTables | None = None) -> None:
         """Raises MachineLacks in a kernel without nf_tables for this family."""
         self._settings = settings
-        self._kernel = NfTables(settings.family)
+        self._kernel = kernel or NfTables(settings.family)
         self._kernel.check()
         self._book = Book(with_own_addresses(settings), self._kernel.most_characters)
         self._looked_at_s = time.monotonic()
@@ -44,6 +44,7 @@ class NftablesProxier:
             return self._full_sync(services)
         text = self._book.change((name, self._piece(services, name)) for name in changed)
         if len(text) > self._kernel.most_characters:
+            # Too much for one transaction, and only what is loaded anew may be cut.
             return self._full_sync(services)
         if text:
             self._kernel.apply(text)
