@@ -91,7 +91,7 @@ def test_an_external_command_is_told_of_its_node_and_its_files() -> None:
     own = ExternalProxy(
         command=["kp", "--master={master}", "--kubeconfig={kubeconfig}", "{cluster_cidr}{node}"]
     )
-    assert own.command_line(**told) == ["kp", "--master=http://m", "-k=/k", "10/8n1"]
+    assert own.command_line(**told) == ["kp", "--master=http://m", "--kubeconfig=/k", "10.0.0.0/8n1"]
 
 
 @pytest.mark.parametrize(
