@@ -25,7 +25,7 @@ from testbed.lab.turn import Turn
 from testbed.results.identity import Identity
 from testbed.results.writer import describe
 from testbed.spec import Sweep, Topology
-from testbed.spec.clock import INSTRUCTIONS, WALL, Clock
+from testbed.spec.clock import INSTRUCTIONS, Clock
 
 RUNS = Path("results/runs")
 _SWEEP = "testbed.bench.sweep:main"
@@ -57,7 +57,7 @@ def run_sweep(topology: Topology, options: RunOptions, display: Display) -> Path
     """
     if topology.sweep is None:
         raise UserError(f"topology {topology.name!r} has no `sweep`: there is nothing to measure")
-    boots = _choose_kernels(topology.sweep, options)
+    boots = _choose_kernels(topology, topology.sweep, options)
     run_dir = make_run_dir(options.out, topology)
     account = Account()
     for boot in boots:
@@ -82,17 +82,13 @@ class _Boot:
         return " ".join([self.kernel.name, *([str(self.image)] if self.image else []), f"({self.reason})"])
 
 
-def _choose_kernels(sweep: Sweep, options: RunOptions) -> list[_Boot]:
+def _choose_kernels(topology: Topology, sweep: Sweep, options: RunOptions) -> list[_Boot]:
     """Every kernel of the run, before the first is booted."""
     images: list[Path | None] = [Path(image) for image in sweep.kernels]
     return [
-        _Boot(*choose(options.kernel, set(sweep.modes), **_only(sweep.clock, image)), image)
+        _Boot(*choose(options.kernel, topology.kernel_modes, clock=sweep.clock, image=image), image)
         for image in images or [None]
     ]
-
-
-def _only(clock: Clock, image: Path | None) -> dict[str, Any]:
-    return {"clock": clock, "image": image} if image or clock == INSTRUCTIONS else {}
 
 
 def _make_job(
@@ -112,9 +108,9 @@ def _make_job(
             "identity": _identity(boot.kernel, sweep.clock),
         },
         writable=run_dir,
-        modes=frozenset(sweep.modes),
+        modes=topology.kernel_modes,
         memory_mb=_MEMORY_MB,
-        **({"clock": sweep.clock} if sweep.clock == INSTRUCTIONS else {}),
+        clock=sweep.clock,
     )
 
 
@@ -158,7 +154,7 @@ def _identity(kernel: Kernel, clock: Clock) -> dict[str, Any]:
 
 
 def _run_job(kernel: Kernel, job: Job, run_dir: Path, display: Display, account: Account) -> None:
-    by_instructions = getattr(job, "clock", WALL) == INSTRUCTIONS
+    by_instructions = job.clock == INSTRUCTIONS
     with ExitStack() as stack:
         # Two runs that count instructions do not disturb each other, but both disturb one that takes time.
         turn = stack.enter_context(Turn(shared=by_instructions))
