@@ -178,11 +178,12 @@ class Node:
                 self.delete(name)
         self._count_anew()
 
-    def close(self) -> None:
-        """Remove what the proxiers installed."""
+    def close(self, *families: Family) -> None:
+        """Remove what the proxiers installed, or those of some families."""
         self.closed = True
-        for recorder in self.recorders:
-            self.cluster.node.run(recorder.close)
+        for family, recorder in zip(self.families, self.recorders, strict=True):
+            if family in (families or self.families):
+                self.cluster.node.run(recorder.close)
         self.cluster.node.run(self._service_health.sync, ServiceMap(), ())
 
     def clean_up(self) -> None:

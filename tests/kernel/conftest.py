@@ -24,13 +24,13 @@ class Nodes:
         """A node of that kind: the last one, if it is such a one and was not closed."""
         last, self._last = self._last, None
         if last is not None and not last.closed and (last.mode, last.settings) == (mode, settings):
-            last.forget()
+            last.forget()  # the next sync removes what the last test left
         else:
             if last is not None:
                 last.close()
             last = Node(self._cluster, mode, settings)
+            last.sync()
         self._last = last
-        last.sync()
         return last
 
 

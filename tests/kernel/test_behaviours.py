@@ -349,7 +349,7 @@ def test_a_family_goes_alone(node: Node) -> None:
         assert node.families == (Family.IPV4,)
         return
     node.serve("a", "c")
-    node.cluster.node.run(node.recorders[1].close)
+    node.close(Family.IPV6)
     assert not [line for line in node.dump() if "fd00" in line]
     assert {*node.pods(20)} == {*"ac"}
 
