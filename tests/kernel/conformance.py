@@ -200,7 +200,8 @@ CASES: dict[str, Case] = {
     "source ranges fence the load balancer only": Case(
         ["c"],
         ways("c=own c=node c=node", "c=node c=node c=node") + "\nbalancer: silence silence c=node",
-        RELAYED_TO_C,
+        # What the node itself sends meets IPVS before it could meet a fence.
+        RELAYED_TO_C | {"ipvs": "balancer: silence c=node c=node"},
         {**ALL_WAYS, "loadBalancerSourceRanges": host_ranges(OUTSIDE)},
     ),
     "source ranges that hold pods and the node": Case(
@@ -212,7 +213,7 @@ CASES: dict[str, Case] = {
     "source ranges that hold pods only": Case(
         ["c"],
         "balancer: c=node silence silence",
-        {"userspace": "balancer: c=node c=node c=node"},
+        {"userspace": "balancer: c=node c=node c=node", "ipvs": "balancer: c=node c=node silence"},
         {**ALL_WAYS, "loadBalancerSourceRanges": list(CLUSTER_CIDRS.values())},
     ),
     "a source range of everything is no fence": Case(
