@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -13,6 +14,7 @@ import pytest
 
 from testbed import Cluster, Deployment, Service, Topology
 from testbed.errors import CommandFailed, MachineLacks, UserError
+from testbed.spec import ExternalProxy, ProxySettings
 
 MANIFEST = Path(__file__).parents[3] / "shared/manifests/online-boutique.yaml"
 KERNELS_AND_MODES = [
@@ -55,6 +57,12 @@ def test_an_unknown_name_is_unknown_at_once(lab: Cluster) -> None:
     # A resolver that waits for a name server that cannot be reached takes five seconds a try.
     done = lab.pod("client").run("timeout 4 getent hosts nosuch.example", check=False)
     assert (done.stdout, done.exit_status) == ("", 2)
+
+
+def test_no_proxy_takes_a_port_of_the_labs_own_servers(lab: Cluster) -> None:
+    # A userspace proxy listens on whatever port is free, thousands of times.
+    kept = lab.node("node1").run("sysctl -n net.ipv4.ip_local_reserved_ports").stdout.strip()
+    assert kept == "8080,10249,10256,30000-32767"
 
 
 def test_traffic_reaches_every_endpoint_from_pods_and_from_nodes(lab: Cluster) -> None:
@@ -140,3 +148,64 @@ def test_an_unknown_mode_is_the_users_mistake() -> None:
     assert done.returncode == 2
     assert "'iptabels' is not a mode" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+def test_kubectl_needs_to_be_told_nothing(lab: Cluster) -> None:
+    assert lab.pod("client").run("kubectl get svc -o name").stdout == "service/web\n"
+
+
+def external(name: str, *flags: str, mode: str = "iptables") -> ExternalProxy:
+    """Our own proxy as somebody else's program."""
+    return ExternalProxy(name=name, command=[sys.executable, "-P", "-m", "testbed.proxy", *flags], mode=mode)
+
+
+def test_an_external_proxy_takes_the_place_of_ours_and_gives_it_back() -> None:
+    by_flags = ("--master={master}", "--hostname-override={node}", "--proxy-mode=userspace")
+    proxy = ProxySettings(
+        external=[external("external"), external("external-flags", *by_flags, mode="userspace")]
+    )
+    topology = Topology(services=[Service(name="web", port=80, endpoints=2)], proxy=proxy)
+    mode = "curl -sS -m 10 http://127.0.0.1:10249/proxyMode"
+    with Cluster(topology, mode="external", kernel="host") as lab:
+        assert lab.node("node2").run(mode).stdout == "iptables"
+        for name, written in (("external-flags", "userspace"), ("iptables", "iptables")):
+            lab.switch_mode(name)
+            assert lab.inventory()["mode"] == name
+            assert lab.node("node2").run(mode).stdout == written
+            assert "pod" in json.loads(lab.pod("client").run("curl -sS -m 10 http://web").stdout)
+
+
+def test_a_switch_under_load_is_counted(tmp_path: Path) -> None:
+    """The userspace proxy ends with its process, so its connections do; kernel modes keep theirs."""
+    file = tmp_path / "t.yaml"
+    file.write_text("services: [{name: web, port: 80, endpoints: 2}]\n")
+    pair = ("--from", "userspace", "--from", "iptables", "--to", "iptables")
+    options = ("--kernel", "host", "--repeat", "1", "--services", "5", "--rate", "100")
+    done = run_testbed("switch", str(file), *pair, *options, "--out", str(tmp_path / "out"), "--json")
+    assert done.returncode == 0, done.stderr
+    userspace, restart = json.loads(done.stdout)["table"]
+    assert userspace["broken"] == userspace["kept"] == 10
+    assert sum(userspace["failed"].values()) > 0
+    assert userspace["outage_ns"][0] > 0
+    assert (restart["failed"], restart["broken"], restart["errors"]) == ({}, 0, [])
+    assert restart["connections"] > 100
+    rows = (tmp_path / "out/connections.csv").read_text().splitlines()
+    assert rows[0] == "from,to,repeat,after_switch_us,latency_us,failure"
+    assert len(rows) > userspace["connections"] + restart["connections"]
+    assert "| userspace | iptables | 1 |" in (tmp_path / "out/switch.md").read_text()
+
+
+@pytest.mark.validate
+def test_an_external_proxy_has_a_lane_beside_ours(tmp_path: Path) -> None:
+    command = json.dumps([sys.executable, "-P", "-m", "testbed.proxy"])
+    sweep = "{modes: [iptables, external-ours], twin: null, services: 10, rounds: 9, block_ms: 30}"
+    file = tmp_path / "t.yaml"
+    file.write_text(
+        "services: [{name: web, port: 80, endpoints: 2}]\n"
+        f"proxy: {{external: [{{name: external-ours, command: {command}}}]}}\n"
+        f"sweep: {sweep}\n"
+    )
+    done = run_testbed("run", str(file), "--kernel", "host", "--out", str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert "external-ours" in (tmp_path / "out/table.md").read_text()
