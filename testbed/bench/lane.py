@@ -29,6 +29,10 @@ from testbed.spec.objects import copy_name, service_copies
 
 DIRECT = "direct"
 TWIN_SUFFIX = "-twin"
+INJECTED_SUFFIX = "-injected"
+INJECTED_RULES = 10
+"""What a gate must see: so many rules that match nothing, in front of all that a lane's nodes forward."""
+
 RUN_ESTIMATION = "net.ipv4.vs.run_estimation"
 TRAFFIC_TIMEOUT_S = 600.0
 QUIET_TIMEOUT_S = 60.0
@@ -53,8 +57,8 @@ RULES_WRITTEN = "kubeproxy_sync_proxy_rules_iptables_last"
 
 
 def mode_of(lane: str) -> str:
-    """The mode of a lane by its name: `iptables-twin` is a second lane of `iptables`."""
-    return lane.removesuffix(TWIN_SUFFIX)
+    """The mode of a lane by its name: `iptables-twin` and `iptables-injected` are lanes of `iptables`."""
+    return lane.removesuffix(TWIN_SUFFIX).removesuffix(INJECTED_SUFFIX)
 
 
 def measured_places(services: int) -> tuple[int, ...]:
@@ -75,6 +79,7 @@ class Lane:
         self.company = company
         self.services = 0
         self.dead = ""
+        self._rules_to_inject = INJECTED_RULES if name.endswith(INJECTED_SUFFIX) else 0
         place = "-".join(part for part in (company, name, str(endpoints)) if part)
         self.cluster = LiveCluster(
             topology, ProxyOptions.of(topology, mode=DIRECT), lane=place, services=False
@@ -126,7 +131,9 @@ class Lane:
         if self.mode == DIRECT:
             return self._record("start", load_ns=load_ns)
         started_ns = self._start_proxies(self._options)
-        return self._await_traffic("start", started_ns, {}, load_ns=load_ns, start=self._options.start)
+        record = self._await_traffic("start", started_ns, {}, load_ns=load_ns, start=self._options.start)
+        self._inject()
+        return record
 
     def add_one(self) -> LaneRecord:
         """Create one more Service and wait until it answers; raises like `start`."""
@@ -167,6 +174,12 @@ class Lane:
         """Wait until the proxy has nothing left to do. Raises WaitTimeout."""
         if self.mode != DIRECT:
             wait_until(self._is_quiet, f"the proxy of lane {self.name} to come to rest", QUIET_TIMEOUT_S)
+
+    def _inject(self) -> None:
+        """Spoil the lane, if it is one to be spoilt; after the proxy, which puts its own rules in front."""
+        if self._rules_to_inject:
+            self.cluster.install_filter_rules(self._rules_to_inject)
+            self._rules_to_inject = 0
 
     def _load(self, services: int) -> int:
         """Bring the control plane to so many Services; how long that took, in ns.

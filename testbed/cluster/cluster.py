@@ -102,7 +102,8 @@ class LiveCluster:
             self._shape_links()
             self._link_tools()
             self._write_kubeconfigs()
-            self._install_filter_rules()
+            if self.topology.filter_rules:
+                self.install_filter_rules(self.topology.filter_rules)
             self.backend = stack.enter_context(self._start_backend(stack))
             self.api = stack.enter_context(self._start_control_plane(stack))
             self.api.load(population(self.topology, self.plan, services=self.services))
@@ -273,11 +274,11 @@ class LiveCluster:
     def _kubeconfig(self, place: str) -> Path:
         return self.directory / f"kubeconfig.{place}"
 
-    def _install_filter_rules(self) -> None:
-        if self.topology.filter_rules:
-            text = filter_rules_text(self.topology.filter_rules)
-            for node in self.fabric.nodes:
-                self._run_tool(node, [f"iptables-{self.iptables.variant}-restore", "--noflush"], text)
+    def install_filter_rules(self, count: int) -> None:
+        """Put rules that match nothing in front of what every node forwards."""
+        text = filter_rules_text(count)
+        for node in self.fabric.nodes:
+            self._run_tool(node, [f"iptables-{self.iptables.variant}-restore", "--noflush"], text)
 
     def _start_backend(self, stack: ExitStack) -> BackendClient:
         control_path = self.directory / "backend.sock"

@@ -38,13 +38,15 @@ class RunOptions:
     """How a sweep is run.
 
     `kernel` is auto or the name of one; `out` a new or empty directory; `isolate` gives each lane a boot of
-    its own; `interference` measures each lane alone too, and so what the lanes do to each other.
+    its own; `interference` measures each lane alone too, and so what the lanes do to each other;
+    `further_lanes` stand beside those of the sweep.
     """
 
     kernel: str = "auto"
     out: Path | None = None
     isolate: bool = False
     interference: bool = False
+    further_lanes: tuple[str, ...] = ()
 
 
 def run_sweep(topology: Topology, options: RunOptions, display: Display) -> Path:
@@ -62,7 +64,7 @@ def run_sweep(topology: Topology, options: RunOptions, display: Display) -> Path
     account = Account()
     for boot in boots:
         display.show({"event": "note", "text": f"kernel: {boot}"})
-        lanes = topology.sweep.lanes()
+        lanes = (*topology.sweep.lanes(), *options.further_lanes)
         for part in [[lane] for lane in lanes] if options.isolate else [list(lanes)]:
             job = _make_job(topology, boot, run_dir, part, options)
             _run_job(boot.kernel, job, run_dir, display, account)
