@@ -314,9 +314,15 @@ def _meta_load(key: int, register: int) -> bytes:
     return _expression("meta", be32(2, key), be32(1, register))
 
 
-@lru_cache(maxsize=4096)
 def _compare(operator: int, value: bytes) -> bytes:
-    return _expression("cmp", be32(1, _REG_1), be32(2, operator), nested(3, attribute(_DATA_VALUE, value)))
+    return _compare_head(operator, len(value)) + value + bytes(-len(value) % 4)
+
+
+@lru_cache(maxsize=64)
+def _compare_head(operator: int, length: int) -> bytes:
+    """All of a comparison before its value: there are few of them, and a value for every endpoint."""
+    data = nested(3, attribute(_DATA_VALUE, bytes(length)))
+    return _without_end(_expression("cmp", be32(1, _REG_1), be32(2, operator), data), length)
 
 
 def _bitwise(mask: bytes, xor: bytes, *, boolean: bool = False) -> bytes:
@@ -343,9 +349,20 @@ def _lookup(name: str, number: int = 0, *, verdict: bool = False, flags: int = 0
     )
 
 
-@lru_cache(maxsize=64)
 def _immediate_value(register: int, value: bytes) -> bytes:
-    return _expression("immediate", be32(1, register), nested(2, attribute(_DATA_VALUE, value)))
+    return _immediate_head(register, len(value)) + value + bytes(-len(value) % 4)
+
+
+@lru_cache(maxsize=64)
+def _immediate_head(register: int, length: int) -> bytes:
+    """All before the value, as of a comparison."""
+    data = nested(2, attribute(_DATA_VALUE, bytes(length)))
+    return _without_end(_expression("immediate", be32(1, register), data), length)
+
+
+def _without_end(expression: bytes, length: int) -> bytes:
+    """Without the last `length` bytes and what fills them up to four."""
+    return expression[: -(length + -length % 4)]
 
 
 def _immediate_verdict(code: str, words: Iterator[str]) -> bytes:
@@ -361,11 +378,15 @@ def _immediate_jump(code: str, chain: str) -> bytes:
 def _verdict(code: str, chain: str) -> bytes:
     if code not in _VERDICTS:
         raise ValueError(f"not known in a rule: {code}")
-    fields = be32(_VERDICT_CODE, _VERDICTS[code])
-    return nested(_DATA_VERDICT, fields + text(_VERDICT_CHAIN, chain) if chain else fields)
+    return nested(_DATA_VERDICT, _VERDICTS[code] + text(_VERDICT_CHAIN, chain) if chain else _VERDICTS[code])
 
 
-_VERDICTS = {"drop": _DROP, "return": _RETURN, "goto": _GOTO, "jump": _JUMP}
+_VERDICTS = {
+    "drop": be32(_VERDICT_CODE, _DROP),
+    "return": be32(_VERDICT_CODE, _RETURN),
+    "goto": be32(_VERDICT_CODE, _GOTO),
+    "jump": be32(_VERDICT_CODE, _JUMP),
+}
 
 
 @lru_cache(maxsize=2)
