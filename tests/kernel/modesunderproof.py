@@ -40,7 +40,7 @@ class Traits:
     failures: str = ""
     takes_turns: bool = False
     nobody: str = "refused"
-    affinity_s: int = 1
+    affinity_s: int = 2
     foreign: tuple[str, ...] = ()
     foreign_traces: tuple[str, ...] = ()
     forgetting_foreign: tuple[str, ...] = ()

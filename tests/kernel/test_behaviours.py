@@ -9,7 +9,6 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
@@ -60,12 +59,12 @@ def test_four_endpoints_share_connections(node: Node) -> None:
         asked = [Question("client", vip, 80, protocol)] * 50  # what a socket's buffer holds
         outcomes = [outcome for _ in range(8) for outcome in node.cluster.outcomes(asked)]
         pods = Counter(outcome.pod for outcome in outcomes if isinstance(outcome, Answer))
+        assert pods.total() == 400
         if TRAITS[node.mode.name].takes_turns:
-            assert pods == dict.fromkeys("abcd", 100)
+            lost = 2 if protocol == "UDP" else 0  # a datagram that has to be sent again may take another turn
+            assert all(100 - lost <= pods[pod] <= 100 + lost for pod in "abcd"), pods
         else:
-            # 5.5 standard deviations of chance.
-            assert all(52 <= pods[pod] <= 148 for pod in "abcd"), pods
-            assert pods.total() == 400
+            assert all(52 <= pods[pod] <= 148 for pod in "abcd"), pods  # 5.5 standard deviations of chance
 
 
 @every_mode
@@ -101,35 +100,32 @@ def test_endpoints_come_and_go(node: Node) -> None:
 def test_affinity_keeps_a_client_at_its_endpoint_until_it_idles_or_the_endpoint_goes(node: Node) -> None:
     seconds = TRAITS[node.mode.name].affinity_s
     node.serve(*"abcd", **affine(seconds))
-    asking = {kind: partial(node.ask, address=kind[0], protocol=kind[1]) for kind in kinds(node)}
+    asking = {kind: Question("client", kind[0], 80, kind[1]) for kind in kinds(node)}
 
     def chosen(times: int) -> dict[tuple[str, str], str]:
         """The one pod that each kind of client is led to, however often it asks."""
-        found: dict[tuple[str, str], set[str]] = {kind: set() for kind in asking}
-        for _ in range(times):
-            for kind, ask in asking.items():
-                found[kind].update(getattr(outcome, "pod", str(outcome)) for outcome in ask())
-        assert all(len(pods) == 1 for pods in found.values()), found
-        return {kind: next(iter(pods)) for kind, pods in found.items()}
+        rounds = [node.cluster.outcomes(list(asking.values())) for _ in range(times)]
+        pods = [
+            {getattr(outcome, "pod", str(outcome)) for outcome in found}
+            for found in zip(*rounds, strict=True)
+        ]
+        assert all(len(found) == 1 for found in pods), pods
+        return dict(zip(asking, (found.pop() for found in pods), strict=True))
 
     first = chosen(60)
     moved: set[tuple[str, str]] = set()
-    for _ in range(40):
-        idle_until = time.monotonic() + seconds + 0.3
-        wait_until(partial(_past, idle_until), "clients to have been idle", seconds + 10)
-        now = chosen(2)
-        moved |= {kind for kind in now if now[kind] != first[kind]}
-        if moved == set(asking):
-            break
-    assert moved == set(asking)
-    stayed = "abcd".translate({ord(pod): None for pod in set(now.values())}) or "d"
-    node.serve(*stayed, **affine(seconds))
-    after = chosen(10)
-    assert set(after.values()) <= set(stayed)
 
+    def moves_on() -> bool:
+        """Whether every kind of client has met another pod by now, after one more rest."""
+        rested_at_s = time.monotonic() + seconds + 0.3
+        wait_until(lambda: time.monotonic() >= rested_at_s, "clients to have been idle", seconds + 10)
+        moved.update(kind for kind, pod in chosen(2).items() if pod != first[kind])
+        return len(moved) == len(asking)
 
-def _past(moment_s: float) -> bool:
-    return time.monotonic() >= moment_s
+    wait_until(moves_on, "other endpoints after the timeout", 40 * seconds)
+    for pod in set(chosen(1).values()):
+        node.serve(*sorted({*"abcd"} - {pod}), **affine(seconds))
+        assert pod not in chosen(10).values()
 
 
 @every_mode
