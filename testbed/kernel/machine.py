@@ -30,6 +30,7 @@ from testbed.net import syscalls
 from testbed.net.tools import tool_environment
 from testbed.spec.clock import INSTRUCTIONS
 
+MACHINE = "pc"
 CPU_MODEL = "qemu64,+ssse3,+sse4.1,+sse4.2,+popcnt"
 KVM, EMULATION = "kvm", "tcg"
 # Real hardware comes to the first script within a second; a /dev/kvm that only exists never does.
@@ -39,7 +40,7 @@ _POLL_S = 0.05
 _ALWAYS = "quiet console=ttyS0 panic=-1 reboot=t cryptomgr.notests"
 # The frequency of the time stamp counter is known: measured, it would differ a little. Measuring the local
 # timer takes 4 s of emulation; the HPET ticks as well.
-_COUNTED = "nokaslr norandmaps idle=poll tsc_early_khz=1000000 nolapic_timer"
+COUNTED = "nokaslr norandmaps idle=poll tsc_early_khz=1000000 nolapic_timer"
 _EPOCH = "2024-01-01T00:00:00"
 
 
@@ -84,10 +85,10 @@ def command_line(
 ) -> list[str]:
     """Return what QEMU is started with."""
     counted = machine.clock == INSTRUCTIONS
-    kernel_line = f"{_ALWAYS} {_COUNTED}" if counted else _ALWAYS
+    kernel_line = f"{_ALWAYS} {COUNTED}" if counted else _ALWAYS
     return [
         guest.program,
-        *("-machine", "pc", "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
+        *("-machine", MACHINE, "-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"),
         *("-accel", accelerator, "-m", str(guest.memory_mb)),
         *("-smp", str(machine.cpus if accelerator == KVM else 1)),
         *("-cpu", "host" if accelerator == KVM else CPU_MODEL),

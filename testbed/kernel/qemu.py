@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
 from testbed.errors import MachineLacks
 from testbed.kernel.features import MODES, PROBE, Features, No, hear_features
+from testbed.kernel.identity import machine_identity
 from testbed.kernel.image import NEEDED_MODULES, KernelImage, find_image
 from testbed.kernel.job import Job
 from testbed.kernel.machine import EMULATION, KVM
@@ -16,7 +17,7 @@ from testbed.kernel.plan import GuestPlan, Machine
 from testbed.kernel.prepare import check_memory, plan_job
 from testbed.kernel.session import Session, SessionFds
 from testbed.net.tools import find_tool
-from testbed.spec.clock import INSTRUCTIONS
+from testbed.spec.clock import INSTRUCTIONS, Clock
 
 _PROGRAM = "qemu-system-x86_64"
 _BUSYBOX = "busybox"
@@ -81,6 +82,10 @@ class QemuKernel:
                 except MachineLacks as lacking:
                     refusals[mode] = No(lacking.what, lacking.remedy)
         return refusals
+
+    def identity(self, clock: Clock) -> Mapping[str, str]:
+        """What counts of instructions depend on, as named facts; raises as `start`."""
+        return machine_identity(_PROGRAM, self.image, clock)
 
     @cached_property
     def image(self) -> KernelImage:
