@@ -134,7 +134,7 @@ def kernel() -> Iterator[NfTables]:
 
 
 @pytest.mark.parametrize(
-    "seed", [0, 1, *(pytest.param(more, marks=pytest.mark.validate) for more in range(2, 30))]
+    "seed", [0, *(pytest.param(more, marks=pytest.mark.validate) for more in range(1, 20))]
 )
 @pytest.mark.parametrize("family", Family)
 def test_both_ways_leave_the_same_rules_sets_elements_and_comments(family: Family, seed: int) -> None:
@@ -229,15 +229,16 @@ def test_loads_and_removals_fit_into_little_room_and_end_where_nft_does(family: 
         chains = dict.fromkeys(chain for piece in cluster.ports.values() for chain in piece.chains)
         texts += Book(cluster.settings, most).leftovers(reversed(chains), [])
         assert len(texts) > 10
+        looks = {len(texts) // 3, 2 * len(texts) // 3, len(texts) - 1}
         left = []
-        for text in texts:
+        for number, text in enumerate(texts):
             messages = list(encode(family, text.splitlines()))
             assert transactions.commit(messages) <= 3 * len(text)
-            left.append(listed())
+            left += [listed()] if number in looks else []
         kernel.apply(base.render_removal(family))
-        for text, state in zip(texts, left, strict=True):
+        for number, text in enumerate(texts):
             by_nft(text)
-            assert state == listed()
+            assert number not in looks or left.pop(0) == listed()
 
 
 def test_a_change_too_long_for_the_socket_is_loaded_in_transactions_that_are_not() -> None:
