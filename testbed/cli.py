@@ -139,7 +139,7 @@ def switch(
     new: Annotated[list[str] | None, typer.Option("--to", help="A mode; may be repeated.")] = None,
     kernel: KernelName = "auto",
     services: Annotated[int, typer.Option(help="Further Services that stand beside the loaded one.")] = 100,
-    rate: Annotated[float, typer.Option(help="New connections a second.")] = 200.0,
+    rate: Annotated[float, typer.Option(help="New connections a second.")] = 100.0,
     repeat: Annotated[int, typer.Option(help="How often each pair is switched.")] = 3,
     out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
     as_json: AsJson = False,
@@ -163,6 +163,71 @@ def switch(
         print(json.dumps(document, indent=2))
     else:
         show_switches(document["table"])
+
+
+BaselineDirectory = Annotated[
+    Path | None,
+    typer.Option("--baseline", help="Directory of the baseline; results/reference/qemu-instructions."),
+]
+MeasuredRun = Annotated[
+    Path | None, typer.Option("--run", help="Take a run of the gate that is there, instead of measuring one.")
+]
+
+
+@app.command()
+def gate(
+    baseline: BaselineDirectory = None,
+    measured: MeasuredRun = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
+    require_gate: Annotated[
+        bool, typer.Option("--require-gate", help="Fail if nothing can be compared with the baseline.")
+    ] = False,
+    junit: Annotated[Path | None, typer.Option(help="File for a JUnit report.")] = None,
+    comment: Annotated[Path | None, typer.Option(help="File for a comment in Markdown.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of every random order.")] = 1,
+    as_json: AsJson = False,
+) -> int:
+    """Fail if a connection costs more or fewer instructions than the baseline says, in any mode.
+
+    Two plain lanes must agree and ten injected rules must be seen, else the measurement itself is no good.
+    Exit status 1 where the gate fails.
+    """
+    from rich.console import Console
+
+    from testbed.gate.baseline import DIRECTORY
+    from testbed.lab.gating import GATE_FAILED, GateOptions, hold_gate, show
+    from testbed.lab.progress import Quiet, display_for
+
+    options = GateOptions(baseline or DIRECTORY, measured, out, require_gate, junit, comment, seed)
+    with Quiet() if as_json else display_for(Console(stderr=True)) as display:
+        verdict = hold_gate(options, display)
+    show(verdict, as_json)
+    return GATE_FAILED if verdict.failed else 0
+
+
+baseline_app = typer.Typer(
+    name="baseline", help="What a connection costs in each mode.", no_args_is_help=True
+)
+app.add_typer(baseline_app)
+
+
+@baseline_app.command()
+def refresh(
+    why: Annotated[str, typer.Option(help="What made the costs change; it is stored with them.")],
+    baseline: BaselineDirectory = None,
+    measured: MeasuredRun = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
+) -> None:
+    """Measure anew, show old and new costs side by side, and keep the new ones with the reason."""
+    from rich.console import Console
+
+    from testbed.gate.baseline import DIRECTORY
+    from testbed.lab.gating import GateOptions, refresh_baseline
+    from testbed.lab.progress import display_for
+
+    with display_for(Console(stderr=True)) as display:
+        path = refresh_baseline(GateOptions(baseline or DIRECTORY, measured, out), why, display, print)
+    print(f"written: {path}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

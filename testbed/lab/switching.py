@@ -1,6 +1,6 @@
 """Switch a loaded node from mode to mode: choose a kernel, run the scenario in it, keep and show what came.
 
-Owns the results of switches on disk: switch.json, switch.md and connections.csv in a directory of their own.
+Owns the results of switches on disk: switch.json, switch.md, connections.csv and the noise of the host.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rich.text import Text
 from testbed.errors import ProcessDied, UserError
 from testbed.kernel import Job, Kernel, choose
 from testbed.lab.launch import RUNS, machine_facts, make_run_dir
+from testbed.lab.noise import NoiseRecorder
 from testbed.lab.progress import Display
 from testbed.lab.turn import Turn
 from testbed.scenario.table import CAPTION, COLUMNS, cells, markdown, remarks, rows
@@ -43,7 +44,7 @@ class SwitchOptions:
     new: tuple[str, ...] = ()
     kernel: str = "auto"
     services: int = 100
-    rate_hz: float = 200.0
+    rate_hz: float = 100.0
     repeat: int = 3
     out: Path | None = None
 
@@ -105,7 +106,7 @@ def _kernel_and_modes(topology: Topology, options: SwitchOptions) -> tuple[Kerne
 
 
 def _run(kernel: Kernel, job: Job, results: _Results, display: Display) -> None:
-    with Turn() as turn, kernel.start(job) as session:
+    with Turn() as turn, NoiseRecorder(results.directory / "noise.csv"), kernel.start(job) as session:
         for note in session.notes:
             display.show({"event": "note", "text": note})
         while (event := session.line.receive()) is not None:
@@ -130,12 +131,12 @@ class _Results:
     """The files of one run of switches; each switch is on disk before the next begins."""
 
     def __init__(self, directory: Path, facts: dict[str, Any]) -> None:
-        self._directory = directory
+        self.directory = directory
         self._facts = facts
         self._events: list[dict[str, Any]] = []
 
     def __enter__(self) -> _Results:
-        self._file = (self._directory / "connections.csv").open("w", newline="")
+        self._file = (self.directory / "connections.csv").open("w", newline="")
         self._rows = csv.writer(self._file)
         self._rows.writerow(("from", "to", "repeat", "after_switch_us", "latency_us", "failure"))
         return self
@@ -161,8 +162,8 @@ class _Results:
         self._events.append(event)
         table = rows(self._events)
         document = {**self._facts, "table": table, "switches": self._events}
-        (self._directory / "switch.json").write_text(json.dumps(document, indent=2) + "\n")
-        (self._directory / "switch.md").write_text(markdown(table))
+        (self.directory / "switch.json").write_text(json.dumps(document, indent=2) + "\n")
+        (self.directory / "switch.md").write_text(markdown(table))
 
 
 def read_switches(directory: Path) -> dict[str, Any]:

@@ -44,13 +44,18 @@ class Arrival(NamedTuple):
 
 @dataclass(frozen=True)
 class Load:
-    """`rate_hz` connections a second to a TCP address, and `kept` ones that stay open."""
+    """`rate_hz` connections a second to a TCP address, and `kept` ones that stay open.
+
+    `usual` answers, and `usual_s` seconds, are what it takes to know how the traffic is when all is well.
+    """
 
     host: str
     port: int
     rate_hz: float
     kept: int
     timeout_s: float
+    usual: int = 100
+    usual_s: float = 1.5
 
 
 @dataclass
@@ -69,11 +74,13 @@ class Record:
 
 
 def serve(line: Line, load: Load) -> int:
-    """A process's life: begin when told, go on until told to finish, send the record."""
+    """A process's life: begin when told, say when enough was answered, go on until told to finish.
+
+    Sends {"event": "warm"} once `load.usual` answers came over `load.usual_s` at least, and its record last.
+    """
     if line.receive() is None:
         return 0
     loop = _Loop(load, line)
-    line.send({"event": "begun"})
     line.send({"event": "record", **loop.run().as_json()})
     return 0
 
@@ -89,11 +96,12 @@ class _Loop:
         self._interval_ns = round(1e9 / load.rate_hz)
         self._timeout_ns = round(load.timeout_s * 1e9)
         self._finishing = False
+        self._warm = False
 
     def run(self) -> Record:
         for _ in range(self._load.kept):
             self._start(time.perf_counter_ns(), self._kept)
-        due_ns = time.perf_counter_ns()
+        begun_ns = due_ns = time.perf_counter_ns()
         while not self._finishing or self._open:
             now_ns = time.perf_counter_ns()
             while not self._finishing and due_ns <= now_ns:
@@ -101,10 +109,17 @@ class _Loop:
                 due_ns += self._interval_ns
             self._expire(now_ns)
             self._ask_again(now_ns)
+            self._tell_when_warm(now_ns - begun_ns)
             self._wait(max(0, min(due_ns - now_ns, self._interval_ns)) / 1e9)
         for connection in list(self._kept.values()):
             self._forget(connection, self._kept)
         return self._record
+
+    def _tell_when_warm(self, since_ns: int) -> None:
+        answered = len(self._record.arrivals)
+        if not self._warm and answered >= self._load.usual and since_ns >= self._load.usual_s * 1e9:
+            self._warm = True
+            self._line.send({"event": "warm"})
 
     def _wait(self, timeout_s: float) -> None:
         """select(2) counts microseconds, epoll milliseconds: arrivals would all be late."""

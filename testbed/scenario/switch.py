@@ -30,7 +30,6 @@ from testbed.spec import Topology
 from testbed.spec.objects import service_copies
 
 KEPT = 10
-BEFORE_S = 1.5
 AFTER_S = 1.5
 TIMEOUT_S = 5.0
 _ANSWER_TIMEOUT_S = 60.0
@@ -83,8 +82,7 @@ def switch(topology: Topology, old: str, new: str, course: Course) -> dict[str, 
         proxy.install()
         proxy.wait_ready()
         drive.send({"do": "begin"})
-        _receive(drive, "begun")
-        _let_pass(drive, BEFORE_S)
+        _receive(drive, "warm")
         switched_ns = time.perf_counter_ns()
         proxy.switch_mode(new)
         ready_ns = time.perf_counter_ns()
