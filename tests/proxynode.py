@@ -237,7 +237,8 @@ class Node:
         if self.mode.name == "ipvs":
             lines += [line for line in self.sh("ipvsadm", "-Sn").splitlines() if not line.endswith("-w 0")]
             lines += [line for line in self.sh("ipset", "save").splitlines() if line.startswith("add ")]
-            lines += [line for line in self.sh("ip", "-o", "addr").splitlines() if "kube-ipvs0" in line]
+            addresses = self.sh("ip", "-o", "addr").splitlines()
+            lines += [line.partition(": ")[2] for line in addresses if "kube-ipvs0" in line]
         if others and self.mode.name == "nftables":
             lines += self.sh("nft", "list", "tables").splitlines()
         if others and self.mode.name == "ipvs":

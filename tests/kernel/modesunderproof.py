@@ -19,6 +19,9 @@ from smallcluster import PODS, PORT
 
 from testbed.proxy.model import Family
 
+_PAUSE_S = 0.01
+"""Between connections, lest a client has the only CPU of a guest to itself."""
+
 HOST = (Mode("iptables", "legacy"), Mode("iptables", "nft"), Mode("nftables"), Mode("userspace"))
 GUEST = (Mode("iptables", "legacy"), Mode("ipvs"), Mode("userspace"))
 
@@ -144,7 +147,7 @@ def unfailing_client(node: Node) -> Iterator[list[Outcome]]:
     over = threading.Event()
 
     def keep_asking() -> None:
-        while not over.is_set():
+        while not over.wait(_PAUSE_S):
             outcomes.extend(node.cluster.outcomes([Question("client", vip, 80) for vip in vips]))
 
     client = threading.Thread(target=keep_asking)

@@ -17,7 +17,7 @@ def test_a_thousand_changes_fail_no_connection_and_end_in_the_state_of_a_fresh_s
     left = 1000
     with unfailing_client(node):
         while left:
-            batch = min(left, chance.randint(1, 24))
+            batch = min(left, chance.randint(1, 60))
             for _ in range(batch):
                 _change_something(node, chance)
             node.sync()
