@@ -70,8 +70,15 @@ class Lane:
     """A running lane; a context manager that ends all of it. `dead` says why it is no longer measured."""
 
     def __init__(
-        self, topology: Topology, name: str, endpoints: int, company: str, clock: Clock = WALL
+        self,
+        topology: Topology,
+        name: str,
+        endpoints: int,
+        company: str,
+        clock: Clock = WALL,
+        build: int = 1,
     ) -> None:
+        """`build` counts how often a lane of this name was built, in one kernel."""
         self.name = name
         self._quiet_window_s = QUIET_WINDOW_S[clock]
         self.mode = mode_of(name)
@@ -80,7 +87,8 @@ class Lane:
         self.services = 0
         self.dead = ""
         self._rules_to_inject = INJECTED_RULES if name.endswith(INJECTED_SUFFIX) else 0
-        place = "-".join(part for part in (company, name, str(endpoints)) if part)
+        again = f"b{build}" if build > 1 else ""
+        place = "-".join(part for part in (company, name, str(endpoints), again) if part)
         self.cluster = LiveCluster(
             topology, ProxyOptions.of(topology, mode=DIRECT), lane=place, services=False
         )
@@ -155,6 +163,15 @@ class Lane:
             return self._endpoint_targets(protocol), ()
         places = measured_places(self.services)
         return tuple(self._service_target(place, protocol) for place in places), tuple(p + 1 for p in places)
+
+    def pods(self) -> tuple[tuple[str, int], ...]:
+        """Where the lane's own pods on the client's node listen, to be met without any Service."""
+        return tuple(
+            (pod.address, number)
+            for pod in self.cluster.plan.pods
+            for number, protocol in pod.spec.listens[:1]
+            if protocol == "TCP" and pod.spec.node == self._node_name
+        )
 
     def read_meters(self) -> Reading:
         return self._meters.read(self._proxy_pid)

@@ -7,6 +7,7 @@ it.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -15,11 +16,13 @@ from itertools import groupby
 
 from testbed.bench.balance import measure_balance
 from testbed.bench.facts import sysctls
+from testbed.bench.ground import Ground
 from testbed.bench.lane import DIRECT, Lane
 from testbed.bench.rounds import Bench, CellRounds
 from testbed.errors import TestbedError, UserError
 from testbed.results.format import CellKey, LaneRecord
 from testbed.spec import Topology
+from testbed.spec.clock import INSTRUCTIONS
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,26 @@ def measure_company(bench: Bench, topology: Topology, company: Company, schedule
 def _standing(bench: Bench, topology: Topology, company: Company, endpoints: int) -> Iterator[list[Lane]]:
     """Build the lanes one at a time in random order; all of them end with the block."""
     with ExitStack() as stack:
-        lanes = []
+        places = {name: stack.enter_context(ExitStack()) for name in company.lanes}
+        built: Counter[str] = Counter()
+
+        def build(name: str) -> Lane:
+            """Build a lane in place of the one that stood there before, if any."""
+            places[name].close()
+            built[name] += 1
+            lane = Lane(topology, name, endpoints, company.name, bench.clock, built[name])
+            return places[name].enter_context(lane)
+
+        standing: dict[str, Lane] = {}
         for name in bench.rng.sample(company.lanes, len(company.lanes)):
             bench.launcher.stage(f"building lane {name}")
-            lanes.append(stack.enter_context(Lane(topology, name, endpoints, company.name, bench.clock)))
+            standing[name] = build(name)
+        if bench.clock == INSTRUCTIONS:
+            ground = Ground(bench)
+            bench.launcher.stage("looking for equal ground")
+            standing = ground.level(standing, build)
+            bench.writer.describe(**{f"ground {company.name or 'all'}": ground.facts()})
+        lanes = list(standing.values())
         found = {lane.name: {"client": sysctls(lane.client), "node": sysctls(lane.node)} for lane in lanes}
         order = {f"build_order {company.name or 'all'}": [lane.name for lane in lanes]}
         bench.writer.describe(sysctls=found, **order)

@@ -1,0 +1,75 @@
+"""Level ground: by the instruction clock, lanes that differ in nothing yet must cost the same.
+
+Linux keeps the addresses behind a bridge and its neighbours in small hash tables, seeded at random: an entry
+that shares its bucket costs some ten instructions more with every packet, for as long as the lane stands.
+That is luck of the lane and no property of its mode, several times what the clock can resolve, so an unlucky
+lane is built anew. Owns how luck is seen and when it is good enough. Must not know modes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from testbed.bench.lane import Lane
+from testbed.bench.rounds import TIMEOUT_NS, Bench
+from testbed.load.block import MS, Block
+
+TRAFFIC = "keepalive"
+BLOCK_NS = 4 * MS
+"""Some seventy requests: their median is good to about ten instructions."""
+
+TOLERANCE_NS = 30
+"""Half of what one shared bucket of a bridge costs a request (57 instructions)."""
+
+MOST_BUILDS = 8
+"""Of one lane. A good half of all lanes is lucky at once."""
+
+
+@dataclass
+class Ground:
+    """How the lanes of a company stand: `costs_ns` is a request on an open connection to a pod, by lane."""
+
+    bench: Bench
+    costs_ns: dict[str, int] = field(default_factory=dict)
+    builds: dict[str, int] = field(default_factory=dict)
+
+    def level(self, lanes: Mapping[str, Lane], rebuild: Callable[[str], Lane]) -> dict[str, Lane]:
+        """Rebuild unlucky lanes until all cost what the luckiest one does, or have had their chances."""
+        standing = dict(lanes)
+        self.builds = dict.fromkeys(standing, 1)
+        # The first block of all pays for what the load process has not done before.
+        self._cost_ns(next(iter(standing.values())))
+        self.costs_ns = {name: self._cost_ns(lane) for name, lane in standing.items()}
+        while unlucky := [name for name in standing if self._is_unlucky(name)]:
+            for name in unlucky:
+                self.bench.launcher.stage(f"building lane {name} again, for equal ground")
+                standing[name] = rebuild(name)
+                self.builds[name] += 1
+                self.costs_ns[name] = self._cost_ns(standing[name])
+        return standing
+
+    def facts(self) -> dict[str, dict[str, int]]:
+        """What run.json keeps: each lane's cost and how often it was built."""
+        return {
+            name: {"keepalive_instr": cost, "builds": self.builds[name]}
+            for name, cost in self.costs_ns.items()
+        }
+
+    def _is_unlucky(self, name: str) -> bool:
+        above = self.costs_ns[name] - min(self.costs_ns.values())
+        return above > TOLERANCE_NS and self.builds[name] < MOST_BUILDS
+
+    def _cost_ns(self, lane: Lane) -> int:
+        """The median cost of a request straight to the lane's pods."""
+        result = self.bench.load.run(
+            Block(
+                id=0,
+                namespace=lane.client.path,
+                user=TRAFFIC,
+                targets=lane.pods(),
+                duration_ns=BLOCK_NS,
+                timeout_ns=TIMEOUT_NS,
+            )
+        )
+        return result.first_byte.p50
