@@ -17,6 +17,7 @@ from typing import Any
 
 from testbed.errors import BadResults, ProcessDied, UserError
 from testbed.kernel import Job, Kernel, Session, choose
+from testbed.kernel.qemu import QemuKernel
 from testbed.lab.account import Account
 from testbed.lab.identity import software_identity
 from testbed.lab.noise import NoiseRecorder
@@ -150,9 +151,8 @@ def machine_facts() -> dict[str, Any]:
 
 def _identity(kernel: Kernel, clock: Clock) -> dict[str, Any]:
     """What this run's counts depend on, as far as it can be seen from outside of the kernel."""
-    return Identity(
-        kernel_path=getattr(kernel, "identity", lambda _: {})(clock), full=software_identity()
-    ).to_json()
+    path = kernel.identity(clock) if isinstance(kernel, QemuKernel) else {"kernel": kernel.name}
+    return Identity(kernel_path=path, full=software_identity()).to_json()
 
 
 def _run_job(kernel: Kernel, job: Job, run_dir: Path, display: Display, account: Account) -> None:
