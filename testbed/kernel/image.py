@@ -16,7 +16,7 @@ from pathlib import Path
 
 from testbed.errors import MachineLacks, UserError
 from testbed.kernel.modules import ModuleIndex
-from testbed.net.tools import tools_root
+from testbed.net.tools import ignores_system_tools, tools_root
 
 _VARIABLE = "TESTBED_KERNEL_IMAGE"
 _GET_ONE = "`make tools`, or as root apt-get install linux-image-amd64"
@@ -106,7 +106,8 @@ def read_release(path: Path) -> str:
 
 def _installed() -> Iterator[Path]:
     """Yield the images that packages have put here, or that `tools/install` has unpacked."""
-    for root in (Path("/"), tools_root()):
+    system = () if ignores_system_tools() else (Path("/"),)
+    for root in (*system, tools_root()):
         for pattern in ("boot/vmlinuz-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"):
             with suppress(OSError):
                 yield from root.glob(pattern)

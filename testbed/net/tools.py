@@ -61,12 +61,12 @@ def tool_environment() -> dict[str, str]:
     Libraries of the tree are for its own programs: the system's get them only beside those.
     """
     tree = tools_root()
-    used = _used_from(tree, os.environ.get("PATH", os.defpath), _ignores_system_tools())
+    used = _used_from(tree, os.environ.get("PATH", os.defpath), ignores_system_tools())
     system = [*_path(), *_SBIN]
     if not used:
         return {"PATH": os.pathsep.join(dict.fromkeys(system))}
     own = _tree_directories(tree)
-    path = [*own, *system] if _ignores_system_tools() else [*system, *own]
+    path = [*own, *system] if ignores_system_tools() else [*system, *own]
     libraries = [str(path) for base in ("usr/lib", "lib") for path in (tree / base).glob("*-linux-gnu*")]
     inherited = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep))
     variables = {
@@ -90,13 +90,13 @@ def tools_root() -> Path:
     return Path(cache).absolute() / "testbed" / "tools"
 
 
-def _ignores_system_tools() -> bool:
+def ignores_system_tools() -> bool:
     """Whether only the tree counts: `TESTBED_IGNORE_SYSTEM_TOOLS=1` is for trying it."""
     return os.environ.get("TESTBED_IGNORE_SYSTEM_TOOLS", "") not in ("", "0")
 
 
 def _on_the_system(name: str) -> str | None:
-    if _ignores_system_tools() and name in PACKAGES:
+    if ignores_system_tools() and name in PACKAGES:
         return None
     found = shutil.which(name, path=os.pathsep.join((*_path(), *_SBIN)))
     return found and str(Path(found).absolute())
