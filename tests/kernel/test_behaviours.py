@@ -221,6 +221,7 @@ def test_rules_flushed_from_outside_are_healed_within_a_sync_period(node: Node) 
 
 
 @every_mode
+@pytest.mark.parametrize("settings", [{"sync_period_s": 3600.0}])
 def test_a_change_that_fails_is_written_with_everything_and_counted(node: Node) -> None:
     node.serve("a")
     for command in TRAITS[node.mode.name].wrecking:
