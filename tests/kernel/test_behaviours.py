@@ -142,7 +142,7 @@ def test_a_udp_client_follows_its_service_without_waiting_for_timeouts(node: Nod
         for pod in "acb":
             node.serve(pod, **ALL_WAYS)
             for sock in socks:
-                wait_until(lambda sock=sock, pod=pod: _answering(sock) == pod, f"an answer of {pod}", 5)  # type: ignore[misc]
+                wait_until(lambda sock=sock, pod=pod: _answering(sock) == pod, f"an answer of {pod}", 20)  # type: ignore[misc]
         node.delete()
         node.sync()
         for sock in socks:
@@ -194,12 +194,12 @@ def test_a_new_proxier_removes_what_is_stale_and_interrupts_nothing(node: Node) 
         node.delete("stale")
         node.service("a", "c")
         began = len(asked)
-        wait_until(lambda: len(asked) >= began + 50, "50 connections while no proxy runs", 20)
+        wait_until(lambda: len(asked) >= began + 50, "50 connections while no proxy runs", 60)
         assert node.dump() == before
         node.restart()
         node.sync()
         began = len(asked)
-        wait_until(lambda: len(asked) >= began + 20, "20 connections more", 20)
+        wait_until(lambda: len(asked) >= began + 20, "20 connections more", 60)
         for sock, pod in held.values():
             assert question(sock).pod == pod
     prove(node, "vip: ac=any")
@@ -215,7 +215,7 @@ def test_rules_flushed_from_outside_are_healed_within_a_sync_period(node: Node) 
     before = node.dump()
     for command in TRAITS[node.mode.name].flushing:
         node.command(command)
-        wait_until(lambda: any(result.full for result in node.sync()), f"{command} to be noticed", 5)
+        wait_until(lambda: any(result.full for result in node.sync()), f"{command} to be noticed", 20)
         assert node.dump() == before, command
     prove(node, "vip: a=any\nnode port: a=any")
 
