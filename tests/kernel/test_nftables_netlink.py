@@ -62,7 +62,7 @@ class Cluster:
         yield from book.load(self.ports.items(), fresh=True)
         chains, sets = {}, {}
         for _ in range(6):
-            yield book.change([self._turn() for _ in range(4)])
+            yield book.change(dict(self._turn() for _ in range(4)).items())
         for piece in self.ports.values():
             chains |= piece.chains
             sets |= piece.sets
