@@ -162,6 +162,10 @@ class LiveCluster:
         """
         return self.fabric.nodes[node].run(scrape_metrics, METRICS_PORT)
 
+    def pids(self) -> dict[str, int]:
+        """The processes of this cluster by name: `backend`, `proxy of <node>` and so on."""
+        return {child.name: child.pid for child in (*self._children, *self.proxies.values())}
+
     def check_alive(self) -> None:
         """Raise ProcessDied with the end of its log if a process of this cluster has ended."""
         for child in (*self._children, *self.proxies.values()):

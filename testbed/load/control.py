@@ -55,6 +55,10 @@ class LoadProcess:
             )
         return cls(child, Lines(ours))
 
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Wait until blocks can be run; call it once. Raises WaitTimeout or ProcessDied."""
         self._receive(timeout_s, "the load process to be ready")

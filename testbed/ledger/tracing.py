@@ -1,0 +1,127 @@
+"""The kernel's function graph tracer: chosen functions, on for one block, off again.
+
+Owns the files under tracefs. Runs in the guest as root; must not know phases or lanes. Tracing costs
+instructions of its own, which `calibrate` measures, so that they can be taken off again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from testbed.net import syscalls
+
+ROOT = Path("/sys/kernel/tracing")
+BUFFER_KB = 24 * 1024
+_GRAPH = "function_graph"
+_PROBED = "__x64_sys_getppid"
+_REPEAT = 400
+_OPTIONS = {
+    "funcgraph-proc": "1",
+    "funcgraph-tail": "1",
+    "funcgraph-overhead": "0",
+    "funcgraph-irqs": "1",
+    "sleep-time": "0",
+}
+"""Durations leave out what a task slept: without that a `recv` would count all that others did meanwhile."""
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """What tracing one call costs, in instructions: in all, and of that what shows in its own duration."""
+
+    per_call: float
+    within: float
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Self:
+        return cls(value["per_call"], value["within"])
+
+
+class Tracer:
+    """The tracer, set to some functions. `absent` are the names that this kernel does not know."""
+
+    def __init__(self, root: Path = ROOT) -> None:
+        self._root = root
+        self.absent: tuple[str, ...] = ()
+
+    def prepare(self, functions: Iterable[str]) -> None:
+        """Choose the functions; a pattern may end in `*`. Raises OSError where there is no such tracer."""
+        if not (self._root / "current_tracer").exists():
+            syscalls.mount("tracefs", str(self._root), "tracefs")
+        self._write("tracing_on", "0")
+        self._write("current_tracer", "nop")
+        self._write("buffer_size_kb", str(BUFFER_KB))
+        self._write("set_ftrace_filter", "")
+        self.absent = tuple(name for name in functions if not self._add(name))
+        self._write("current_tracer", _GRAPH)
+        for option, value in _OPTIONS.items():
+            with suppress(FileNotFoundError):
+                self._write(f"options/{option}", value)
+
+    @contextmanager
+    def on(self) -> Iterator[None]:
+        """Trace while the block lasts, into an empty buffer."""
+        (self._root / "trace").write_text("")
+        self._write("tracing_on", "1")
+        try:
+            yield
+        finally:
+            self._write("tracing_on", "0")
+
+    def save(self, path: Path) -> None:
+        """Write what was traced, as the kernel prints it."""
+        with (self._root / "trace").open("rb") as source, path.open("wb") as target:
+            while part := source.read(1 << 20):
+                target.write(part)
+
+    def close(self) -> None:
+        self._write("current_tracer", "nop")
+        self._write("set_ftrace_filter", "")
+
+    def _add(self, name: str) -> bool:
+        """Add one function; some bear a suffix of the compiler's."""
+        known = False
+        for pattern in (name,) if name.endswith("*") else (name, f"{name}.*"):
+            with suppress(OSError):
+                self._write("set_ftrace_filter", pattern, append=True)
+                known = True
+        return known
+
+    def _write(self, name: str, value: str, *, append: bool = False) -> None:
+        fd = os.open(self._root / name, os.O_WRONLY | (os.O_APPEND if append else os.O_TRUNC))
+        try:
+            os.write(fd, value.encode() + b"\n")
+        finally:
+            os.close(fd)
+
+
+def calibrate(tracer: Tracer, directory: Path) -> tuple[float, Path]:
+    """What tracing adds to a call, from a system call that does nothing else; and the trace that shows it.
+
+    The trace's durations say how much of it falls within the call itself.
+    """
+    plain = _per_call()
+    with tracer.on():
+        traced = _per_call()
+    path = directory / "trace-calibration.txt"
+    tracer.save(path)
+    return traced - plain, path
+
+
+def _per_call() -> float:
+    """Instructions of one getppid(2) from Python."""
+    for _ in range(_REPEAT):
+        os.getppid()
+    started_ns = time.perf_counter_ns()
+    for _ in range(_REPEAT):
+        os.getppid()
+    return (time.perf_counter_ns() - started_ns) / _REPEAT
