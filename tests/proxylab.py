@@ -25,7 +25,7 @@ from testbed.net.wait import wait_until
 from testbed.proxy.model import Family
 
 VIP, NODE, MASTER = "10.96.0.10", NODES["node1"], "http://127.0.0.1:8080"
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 
 
 class Lab:
