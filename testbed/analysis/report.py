@@ -44,9 +44,9 @@ class Tables:
         """Print the tables with rich, as wide as the terminal is."""
         from rich.text import Text
 
-        console = console or _console()
+        console = console or wide_console()
         for table in tables.all_tables(self.findings):
-            _print(table, console)
+            print_table(table, console)
         for sentence in tables.caption(self.findings):
             console.print(Text(sentence, style="dim"))
 
@@ -70,7 +70,7 @@ def write_tables(directory: Path) -> Tables:
     return found
 
 
-def _print(table: tables.Table, console: Console) -> None:
+def print_table(table: tables.Table, console: Console) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -85,7 +85,7 @@ def _print(table: tables.Table, console: Console) -> None:
     console.print(rich_table)
 
 
-def _console() -> Console:
+def wide_console() -> Console:
     """As wide as the terminal, or wide enough for the tables where nobody's terminal is known."""
     from rich.console import Console
 

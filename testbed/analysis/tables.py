@@ -299,11 +299,11 @@ def markdown(findings: Findings) -> str:
     """All tables as GitHub's Markdown, with the caption."""
     parts = ["# " + str(findings.facts.get("name", "Results")), *caption(findings)]
     for table in all_tables(findings):
-        parts += [f"## {table.title}", _markdown_table(table)]
+        parts += [f"## {table.title}", markdown_table(table)]
     return "\n\n".join(parts) + "\n"
 
 
-def _markdown_table(table: Table) -> str:
+def markdown_table(table: Table) -> str:
     align = ["---:" if number in table.numeric else "---" for number in range(len(table.columns))]
     lines = [table.columns, tuple(align), *table.rows]
     return "\n".join("| " + " | ".join(_markdown_cell(cell) for cell in line) + " |" for line in lines)
