@@ -24,7 +24,7 @@ from testbed.cluster.proxies import ProxyOptions
 from testbed.errors import ProcessDied
 from testbed.net.wait import wait_until
 
-# A proxy that ends is told at once; one that only is slow, as in an emulated machine beside other work, gets time.
+# A proxy that ends is told at once; one that is slow, in an emulated machine beside other work, gets time.
 READY_TIMEOUT_S = 600.0
 _LOG_LINES = 20
 
