@@ -45,13 +45,16 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text
 
 
 @app.command()
-def doctor(as_json: AsJson = False) -> None:
-    """Say what this machine can do, kernel by kernel and mode by mode, and how to get the rest."""
+def doctor(clock: ClockName = None, as_json: AsJson = False) -> None:
+    """Say what this machine can do, kernel by kernel and mode by mode, and how to get the rest.
+
+    With --clock instructions: boot the emulated machine, try it out, and count a few fixed operations.
+    """
     from rich.console import Console
 
     from testbed.lab.doctor import examine, render
 
-    findings = examine()
+    findings = examine(clock or "wall")
     if as_json:
         print(json.dumps(findings, indent=2))
     else:
@@ -203,6 +206,34 @@ def gate(
         verdict = hold_gate(options, display)
     show(verdict, as_json)
     return GATE_FAILED if verdict.failed else 0
+
+
+@app.command()
+def ledger(
+    mode: Annotated[list[str] | None, typer.Option(help="A mode beside direct; may be repeated.")] = None,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of the pass without tracing.")] = 9,
+    rules: Annotated[int, typer.Option(min=2, help="Services up to which the slope over rules goes.")] = 500,
+    kernel_image: KernelImage = None,
+    measured: Annotated[
+        Path | None, typer.Option("--run", help="Account for a ledger that is there, instead of measuring.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Directory for the results, new or empty.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say where the instructions of a connection and of a request go: processes, phases of the kernel.
+
+    Measured by the instruction clock, mode beside mode; the rows add up to the measured total.
+    """
+    from rich.console import Console
+
+    from testbed.lab.ledger import MODES, LedgerOptions, account, run_ledger, show
+    from testbed.lab.progress import Quiet, display_for
+
+    options = LedgerOptions(tuple(mode or MODES), rounds, rules, out, kernel_image)
+    if measured is None:
+        with Quiet() if as_json else display_for(Console(stderr=True)) as display:
+            measured = run_ledger(options, display)
+    show(account(measured), as_json)
 
 
 baseline_app = typer.Typer(

@@ -108,7 +108,7 @@ def _make_job(
             "interference": options.interference,
             "host": machine_facts() | {"kernel_reason": boot.reason},
             "kernel": {"name": boot.kernel.name, "image": str(boot.image or "")},
-            "identity": _identity(boot.kernel, sweep.clock),
+            "identity": known_identity(boot.kernel, sweep.clock),
         },
         writable=run_dir,
         modes=topology.kernel_modes,
@@ -149,7 +149,7 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def _identity(kernel: Kernel, clock: Clock) -> dict[str, Any]:
+def known_identity(kernel: Kernel, clock: Clock) -> dict[str, Any]:
     """What this run's counts depend on, as far as it can be seen from outside of the kernel."""
     path = kernel.identity(clock) if isinstance(kernel, QemuKernel) else {"kernel": kernel.name}
     return Identity(kernel_path=path, full=software_identity()).to_json()
