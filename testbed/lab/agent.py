@@ -109,7 +109,7 @@ def inventory(lab: Lab) -> dict[str, Any]:
                 "address": pod.address,
                 "ports": [f"{number}/{protocol}" for number, protocol in pod.spec.listens],
             }
-            for pod in cluster.pods.values()
+            for pod in list(cluster.pods.values())  # the kubelet may add one meanwhile
         ],
         "services": services,
         "outside": cluster.plan.outside,
