@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 
-from testbed.errors import MachineLacks
+from testbed.errors import MachineLacks, ProcessDied
+from testbed.kernel.calibration import JOB
 from testbed.kernel.features import MODES, PROBE, Features, No, hear_features
 from testbed.kernel.identity import machine_identity
 from testbed.kernel.image import NEEDED_MODULES, KernelImage, find_image
@@ -82,6 +83,21 @@ class QemuKernel:
                 except MachineLacks as lacking:
                     refusals[mode] = No(lacking.what, lacking.remedy)
         return refusals
+
+    def calibrate(self) -> tuple[Mapping[str, float], Features]:
+        """Boot by the clock that counts instructions: what fixed loops cost, and what the kernel can do.
+
+        Raises as `start`.
+        """
+        job = Job(
+            entry=JOB, arguments={"elsewhere": _ELSEWHERE}, modes=frozenset(_MODULES),
+            memory_mb=_PROBE_MEMORY_MB, clock=INSTRUCTIONS,
+        )  # fmt: skip
+        with self.start(job) as session:
+            message = session.line.receive()
+            if message is None:
+                raise ProcessDied("the calibration", session.wait())
+            return message["vector"], hear_features(self.name, session)
 
     def identity(self, clock: Clock) -> Mapping[str, str]:
         """What counts of instructions depend on, as named facts; raises as `start`."""
