@@ -11,10 +11,14 @@ STAMP := $(VENV)/.installed
 WORKERS ?= logical
 PYTEST := $(BIN)/pytest --numprocesses $(WORKERS) --maxprocesses 4
 
-.PHONY: bench test lint validate benchmarks tools clean
+.PHONY: bench gate test lint validate benchmarks tools clean
 
 bench: $(STAMP) tools
 	$(BIN)/testbed run $(TOPOLOGY) --kernel $(KERNEL) $(if $(CLOCK),--clock $(CLOCK))
+
+# Whether a connection costs in every mode what the committed baseline says; `make test` asks it, too.
+gate: $(STAMP) tools
+	$(BIN)/testbed gate --junit build/gate.xml --comment build/gate.md $(GATE_ARGS)
 
 test: lint tools
 	$(PYTEST) $(PYTEST_ARGS)
