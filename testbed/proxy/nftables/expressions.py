@@ -10,30 +10,26 @@ from __future__ import annotations
 import ipaddress
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
 from testbed.net.netlink import attribute, be32, nested, text
 from testbed.proxy.model import Family
+from testbed.proxy.nftables.elements import (
+    DATA_VALUE,
+    LIST_ELEMENT,
+    PROTOCOLS,
+    element,
+    intervals,
+    packed,
+    verdict_data,
+)
 
-PROTOCOLS = {
-    "tcp": socket.IPPROTO_TCP,
-    "udp": socket.IPPROTO_UDP,
-    "sctp": socket.IPPROTO_SCTP,
-}
-
-# enum nft_verdicts, as unsigned numbers; NF_DROP is <linux/netfilter.h>'s
-_DROP, _RETURN, _GOTO, _JUMP = 0, 0xFFFFFFFB, 0xFFFFFFFC, 0xFFFFFFFD
-_LIST_ELEMENT = 1
 _EXPR_NAME, _EXPR_DATA = 1, 2
-_DATA_VALUE, _DATA_VERDICT = 1, 2
-_VERDICT_CODE, _VERDICT_CHAIN = 1, 2
-_ELEM_KEY, _ELEM_DATA, _ELEM_FLAGS = 1, 2, 3
-_INTERVAL_END = 1
 
 _VERDICT, _REG_1, _REG_2 = 0, 1, 2
-_REG32_01, _REG32_02, _REG32_04, _REG32_05 = 9, 10, 12, 13
+_REG32_01, _REG32_02, _REG32_05 = 9, 10, 13
 _EQUAL, _UNEQUAL = 0, 1
 _NETWORK, _TRANSPORT = 1, 2
 _META_MARK, _META_L4PROTO = 3, 16
@@ -118,7 +114,7 @@ class Rules:
             networks = list(_listed(words)) if word == "{" else [word]
             if len(networks) > 1:
                 yield _payload(_REG_1, _NETWORK, offset, whole)
-                ranges = _intervals(networks, whole)
+                ranges = intervals(networks, whole)
                 yield _lookup(*self._anonymous(False, ranges), flags=_LOOKUP_INVERTED if unequal else 0)
             else:
                 yield from _compare_address(networks[0], offset, whole, _UNEQUAL if unequal else _EQUAL)
@@ -226,22 +222,6 @@ def anonymous_name(is_map: bool) -> str:
     return "__map%d" if is_map else "__set%d"
 
 
-def element(key: bytes, verdict: str = "", flags: int = 0) -> bytes:
-    """One element of a set, or with a verdict such as `goto chain` of a verdict map."""
-    parts = be32(_ELEM_FLAGS, flags) if flags else b""
-    parts += nested(_ELEM_KEY, attribute(_DATA_VALUE, key))
-    if verdict:
-        code, _, chain = verdict.partition(" ")
-        parts += nested(_ELEM_DATA, _verdict(code, chain))
-    return nested(_LIST_ELEMENT, parts)
-
-
-@lru_cache(maxsize=4096)
-def packed(address: str) -> bytes:
-    """An address in network order."""
-    return socket.inet_pton(socket.AF_INET6 if ":" in address else socket.AF_INET, address)
-
-
 def _listed(words: Iterator[str]) -> Iterator[str]:
     """The items between `{`, which was read, and `}`."""
     item: list[str] = []
@@ -263,26 +243,6 @@ def _expect(words: Iterator[str], *expected: str) -> None:
             raise ValueError(f"{found!r} where {word!r} was expected")
 
 
-def _intervals(networks: Iterable[str], whole: int) -> list[bytes]:
-    """Elements of a set of disjoint networks: where each begins, and where it has ended.
-
-    nft marks the lowest address as an end, too, unless something begins there; neighbours share no mark.
-    """
-    merged: list[list[int]] = []
-    for network in sorted(map(ipaddress.ip_network, networks), key=lambda each: int(each.network_address)):
-        first, behind = int(network.network_address), int(network.broadcast_address) + 1
-        if merged and merged[-1][1] == first:
-            merged[-1][1] = behind
-        else:
-            merged.append([first, behind])
-    elements = [] if merged[0][0] == 0 else [element(bytes(whole), flags=_INTERVAL_END)]
-    for first, behind in merged:
-        elements.append(element(first.to_bytes(whole)))
-        if behind >> 8 * whole == 0:
-            elements.append(element(behind.to_bytes(whole), flags=_INTERVAL_END))
-    return elements
-
-
 def _compare_address(word: str, offset: int, whole: int, operator: int) -> Iterator[bytes]:
     """An address, or a network: by its bytes where it ends with one, else by its bits."""
     if "/" not in word:
@@ -301,7 +261,7 @@ def _compare_address(word: str, offset: int, whole: int, operator: int) -> Itera
 
 
 def _expression(name: str, *fields: bytes) -> bytes:
-    return nested(_LIST_ELEMENT, text(_EXPR_NAME, name), nested(_EXPR_DATA, *fields))
+    return nested(LIST_ELEMENT, text(_EXPR_NAME, name), nested(_EXPR_DATA, *fields))
 
 
 @lru_cache(maxsize=256)
@@ -321,7 +281,7 @@ def _compare(operator: int, value: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _compare_head(operator: int, length: int) -> bytes:
     """All of a comparison before its value: there are few of them, and a value for every endpoint."""
-    data = nested(3, attribute(_DATA_VALUE, bytes(length)))
+    data = nested(3, attribute(DATA_VALUE, bytes(length)))
     return _without_end(_expression("cmp", be32(1, _REG_1), be32(2, operator), data), length)
 
 
@@ -333,8 +293,8 @@ def _bitwise(mask: bytes, xor: bytes, *, boolean: bool = False) -> bytes:
         be32(2, _REG_1),
         be32(6, 0) if boolean else b"",
         be32(3, len(mask)),
-        nested(4, attribute(_DATA_VALUE, mask)),
-        nested(5, attribute(_DATA_VALUE, xor)),
+        nested(4, attribute(DATA_VALUE, mask)),
+        nested(5, attribute(DATA_VALUE, xor)),
     )
 
 
@@ -356,7 +316,7 @@ def _immediate_value(register: int, value: bytes) -> bytes:
 @lru_cache(maxsize=64)
 def _immediate_head(register: int, length: int) -> bytes:
     """All before the value, as of a comparison."""
-    data = nested(2, attribute(_DATA_VALUE, bytes(length)))
+    data = nested(2, attribute(DATA_VALUE, bytes(length)))
     return _without_end(_expression("immediate", be32(1, register), data), length)
 
 
@@ -372,21 +332,7 @@ def _immediate_verdict(code: str, words: Iterator[str]) -> bytes:
 
 @lru_cache(maxsize=64)
 def _immediate_jump(code: str, chain: str) -> bytes:
-    return _expression("immediate", be32(1, _VERDICT), nested(2, _verdict(code, chain)))
-
-
-def _verdict(code: str, chain: str) -> bytes:
-    if code not in _VERDICTS:
-        raise ValueError(f"not known in a rule: {code}")
-    return nested(_DATA_VERDICT, _VERDICTS[code] + text(_VERDICT_CHAIN, chain) if chain else _VERDICTS[code])
-
-
-_VERDICTS = {
-    "drop": be32(_VERDICT_CODE, _DROP),
-    "return": be32(_VERDICT_CODE, _RETURN),
-    "goto": be32(_VERDICT_CODE, _GOTO),
-    "jump": be32(_VERDICT_CODE, _JUMP),
-}
+    return _expression("immediate", be32(1, _VERDICT), nested(2, verdict_data(code, chain)))
 
 
 @lru_cache(maxsize=2)

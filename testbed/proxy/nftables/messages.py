@@ -21,14 +21,8 @@ from testbed.net.netlink import (
     text,
 )
 from testbed.proxy.model import Family
-from testbed.proxy.nftables.expressions import (
-    PROTOCOLS,
-    AnonymousSet,
-    Rules,
-    anonymous_name,
-    element,
-    packed,
-)
+from testbed.proxy.nftables.elements import PROTOCOLS, element, packed
+from testbed.proxy.nftables.expressions import AnonymousSet, Rules, anonymous_name
 
 SUBSYSTEM = 10
 HEADER = struct.Struct("=BBH")
