@@ -198,14 +198,13 @@ def _units(facts: Mapping[str, Any]) -> Iterable[Unit]:
 
 def _slope(block: Mapping[str, Any]) -> float:
     """Between the first and the last Service in the order of rules."""
-    times = {
+    times: dict[int, int] = {
         place: target["first_byte_p50_ns"]
         for place, target in zip(block["positions"], block["targets"], strict=True)
         if target["requests"]
     }
     first, last = min(times), max(times)
-    rise_ns: int = times[last] - times[first]
-    return rise_ns / max(last - first, 1)
+    return (times[last] - times[first]) / max(last - first, 1)
 
 
 def _hops(blocks: Iterable[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
