@@ -106,11 +106,15 @@ def read_release(path: Path) -> str:
 
 def _installed() -> Iterator[Path]:
     """Yield the images that packages have put here, or that `tools/install` has unpacked."""
-    system = () if ignores_system_tools() else (Path("/"),)
-    for root in (*system, tools_root()):
+    for root in _roots():
         for pattern in ("boot/vmlinuz-*", "lib/modules/*/vmlinuz", "usr/lib/modules/*/vmlinuz"):
             with suppress(OSError):
                 yield from root.glob(pattern)
+
+
+def _roots() -> tuple[Path, ...]:
+    """Where packages are: on the system, and in the private tools tree."""
+    return (tools_root(),) if ignores_system_tools() else (Path("/"), tools_root())
 
 
 def _newness(path: Path) -> str:
@@ -120,7 +124,7 @@ def _newness(path: Path) -> str:
 
 
 def _find_modules(image: Path, release: str) -> Path:
-    roots = dict.fromkeys((image.resolve().parent.parent, Path("/"), tools_root()))
+    roots = dict.fromkeys((image.resolve().parent.parent, *_roots()))
     places = [root / part / release for root in roots for part in ("lib/modules", "usr/lib/modules")]
     places += [parent for parent in (image.parent, image.resolve().parent) if parent.name == release]
     for directory in places:

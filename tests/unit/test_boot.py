@@ -16,7 +16,7 @@ from testbed.errors import MachineLacks
 from testbed.kernel.boot import Wires, boot, command_line, write_init
 from testbed.kernel.console import Console
 from testbed.kernel.line import Line
-from testbed.kernel.plan import GuestPlan, Plan
+from testbed.kernel.plan import GuestPlan, Machine, Plan
 from testbed.net.lifeline import Lifeline
 
 GUEST = GuestPlan(
@@ -82,7 +82,10 @@ def test_an_interpreter_that_may_not_be_executed_is_found_before_booting(
         )
 
 
-@pytest.mark.parametrize("guest", [GUEST, None])
+MACHINE = Machine("/boot/vmlinuz", ("/m/9p.ko",), "/bin/busybox", "instructions", 2, ("kvm", "tcg"))
+
+
+@pytest.mark.parametrize("guest", [GUEST, replace(GUEST, machine=MACHINE), None])
 def test_a_plan_crosses_an_exec_unchanged(guest: GuestPlan | None) -> None:
     plan = replace(PLAN, guest=guest, arguments={"much": "x" * 1_000_000})
     assert Plan.from_fd(plan.to_fd()) == plan

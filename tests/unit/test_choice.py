@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,3 +84,24 @@ def test_features_tell_what_is_lacking_and_take_the_direct_lane_for_granted() ->
     assert features.iptables_variants == {"legacy": Yes(), "nft": No("r", "do")}
     assert list(features.lacking(["direct", "iptables", "ipvs", "ebpf"])) == ["ipvs", "ebpf"]
     assert str(features.lacking(["ipvs"])["ipvs"]) == "r (do)"
+
+
+QEMU = Pretended("qemu", {})
+ALL = (*BOTH, QEMU)
+
+
+def test_only_qemu_counts_instructions_whatever_else_has_the_modes() -> None:
+    assert choose("auto", ["iptables"], clock="instructions", among=ALL) == (
+        QEMU,
+        "only an emulated machine counts instructions",
+    )
+    assert choose("qemu", ["iptables"], clock="instructions", among=ALL) == (QEMU, "as asked for")
+    with pytest.raises(UserError, match="the uml kernel does not, choose --kernel qemu"):
+        choose("uml", ["iptables"], clock="instructions", among=ALL)
+
+
+def test_only_qemu_boots_an_image() -> None:
+    image = Path("/boot/vmlinuz")
+    assert choose("auto", ["iptables"], image=image, among=ALL)[0] == QEMU
+    with pytest.raises(UserError, match="only an emulated machine boots an image: the host kernel does not"):
+        choose("host", ["iptables"], image=image, among=ALL)
