@@ -1,6 +1,6 @@
 """The verbs of the command line, in the order of work: doctor, up, run, report (and `proxy`).
 
-Exit statuses: 0 fine, 2 the user can put it right, 3 the work failed, 130 interrupted.
+Exit statuses: 0 fine, 1 the gate failed, 2 the user can put it right, 3 the work failed, 130 interrupted.
 """
 
 from __future__ import annotations
