@@ -138,7 +138,7 @@ class _Results:
     def __enter__(self) -> _Results:
         self._file = (self.directory / "connections.csv").open("w", newline="")
         self._rows = csv.writer(self._file)
-        self._rows.writerow(("from", "to", "repeat", "after_switch_us", "latency_us", "failure"))
+        self._rows.writerow(("from", "to", "repeat", "after_switch_us", "latency_us", "failure", "late_us"))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -147,7 +147,7 @@ class _Results:
     def add(self, event: dict[str, Any]) -> None:
         """Keep what came of one switch."""
         switched_ns = event.pop("switched_ns", 0)
-        for at_ns, latency_ns, failure in event.pop("connections", ()):
+        for at_ns, latency_ns, failure, late_ns in event.pop("connections", ()):
             self._rows.writerow(
                 (
                     event["old"],
@@ -156,6 +156,7 @@ class _Results:
                     (at_ns - switched_ns) // 1000,
                     latency_ns // 1000,
                     failure,
+                    late_ns // 1000,
                 )
             )
         self._file.flush()

@@ -17,6 +17,9 @@ from typing import Any, NamedTuple
 from testbed.kernel.line import Line
 
 ASK = b"?\n"
+RETRANSMIT_NS = 1_000_000_000
+"""TCP sends a lost SYN again after a second: what takes longer than that has met with silence."""
+
 CLOSED = "closed"
 TIMEOUT = "timeout"
 _NAMES = {
@@ -34,12 +37,19 @@ _ASK_AGAIN_S = 0.1
 class Arrival(NamedTuple):
     """One connection: when it was to begin, how long its answer took, and what it failed of, if it did.
 
-    `at_ns` is by the monotonic clock; `latency_ns` of a failed one is the time until it failed.
+    `at_ns` is by the monotonic clock; `latency_ns` counts from it, of a failed one until it failed, and
+    includes `late_ns`, by which the client began late because it got no CPU.
     """
 
     at_ns: int
     latency_ns: int
     failure: str = ""
+    late_ns: int = 0
+
+    @property
+    def lost(self) -> bool:
+        """Whether it failed, or was answered only after its SYN was sent again."""
+        return bool(self.failure) or self.latency_ns - self.late_ns > RETRANSMIT_NS
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,7 @@ class _Loop:
 
     def _start(self, at_ns: int, among: dict[int, _Connection]) -> None:
         sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        connection = _Connection(sock, at_ns)
+        connection = _Connection(sock, at_ns, time.perf_counter_ns() - at_ns)
         code = sock.connect_ex((self._load.host, self._load.port))
         among[sock.fileno()] = connection
         self._epoll.register(sock.fileno(), select.EPOLLOUT)
@@ -166,7 +176,9 @@ class _Loop:
         if among is self._kept:
             connection.rests_until_ns = now_ns + round(_ASK_AGAIN_S * 1e9)
             return
-        self._record.arrivals.append(Arrival(connection.at_ns, now_ns - connection.at_ns))
+        self._record.arrivals.append(
+            Arrival(connection.at_ns, now_ns - connection.at_ns, "", connection.late_ns)
+        )
         self._forget(connection, among)
 
     def _ask_again(self, now_ns: int) -> None:
@@ -189,7 +201,8 @@ class _Loop:
                 self._fail(connection, self._kept, TIMEOUT)
 
     def _fail(self, connection: _Connection, among: dict[int, _Connection], why: str) -> None:
-        failed = Arrival(connection.at_ns, time.perf_counter_ns() - connection.at_ns, why)
+        took_ns = time.perf_counter_ns() - connection.at_ns
+        failed = Arrival(connection.at_ns, took_ns, why, connection.late_ns)
         (self._record.broken if among is self._kept else self._record.arrivals).append(failed)
         self._forget(connection, among)
 
@@ -201,11 +214,12 @@ class _Loop:
 class _Connection:
     """A connection under way; one that is kept rests between an answer and the next question."""
 
-    __slots__ = ("at_ns", "rests_until_ns", "sock")
+    __slots__ = ("at_ns", "late_ns", "rests_until_ns", "sock")
 
-    def __init__(self, sock: socket.socket, at_ns: int) -> None:
+    def __init__(self, sock: socket.socket, at_ns: int, late_ns: int) -> None:
         self.sock = sock
         self.at_ns = at_ns
+        self.late_ns = late_ns
         self.rests_until_ns = 0
 
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from testbed.scenario.arrivals import Arrival, Record
 
-RETRANSMIT_NS = 1_000_000_000
-"""TCP sends a lost SYN again after a second: what takes longer than that has met with silence."""
+LATE_NS = 100_000_000
+"""A client that begins so much late got no CPU: the machine was busy, whatever the network did."""
 
 SLOW = 10
 """So many times the median is slow without having been lost."""
@@ -24,10 +24,11 @@ SLOW = 10
 class Outage:
     """One change under load.
 
-    `median_ns` is of the answers before the change. `delayed` took longer than a second, `slow` longer than
-    ten medians but not that; `failed` are counted by what they failed of. `outage_ns` is the longest time
-    in which every connection that was to begin failed or was delayed. `switch_ns` is from the request to
-    the last node's being ready in its new mode. Of `kept` connections `broken` did not survive.
+    `median_ns` is of the answers before the change. `delayed` were answered after a SYN was sent again,
+    `slow` took longer than ten medians without that, `late` were begun late by a client without CPU; `failed`
+    are counted by what they failed of. `outage_ns` is the longest time in which every connection was lost,
+    `switch_ns` is from the request to the last node's being ready in its new mode. Of `kept` connections
+    `broken` did not survive.
     """
 
     connections: int
@@ -35,6 +36,7 @@ class Outage:
     failed: dict[str, int]
     delayed: int
     slow: int
+    late: int
     outage_ns: int
     switch_ns: int
     kept: int
@@ -61,13 +63,14 @@ def outage_of(record: Record, *, switched_ns: int, ready_ns: int, kept: int) -> 
     if not answered:
         raise ValueError("no connection was answered before the change")
     usual_ns = round(median(answered))
-    good = [arrival.latency_ns for arrival in after if not arrival.failure]
+    good = [arrival for arrival in after if not arrival.failure]
     return Outage(
         connections=len(after),
         median_ns=usual_ns,
         failed=dict(Counter(arrival.failure for arrival in after if arrival.failure)),
-        delayed=sum(latency > RETRANSMIT_NS for latency in good),
-        slow=sum(SLOW * usual_ns < latency <= RETRANSMIT_NS for latency in good),
+        delayed=sum(arrival.lost for arrival in good),
+        slow=sum(arrival.latency_ns > SLOW * usual_ns and not arrival.lost for arrival in good),
+        late=sum(arrival.late_ns > LATE_NS for arrival in after),
         outage_ns=longest_outage_ns(after),
         switch_ns=ready_ns - switched_ns,
         kept=kept,
@@ -89,10 +92,9 @@ def _lost_runs(arrivals: Iterable[Arrival]) -> Iterable[tuple[int, int]]:
     latest = 0
     for arrival in arrivals:
         latest = arrival.at_ns
-        lost = bool(arrival.failure) or arrival.latency_ns > RETRANSMIT_NS
-        if lost and begins is None:
+        if arrival.lost and begins is None:
             begins = arrival.at_ns
-        elif not lost and begins is not None:
+        elif not arrival.lost and begins is not None:
             yield begins, arrival.at_ns
             begins = None
     if begins is not None:

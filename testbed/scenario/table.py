@@ -16,19 +16,22 @@ COLUMNS = (
     "switches",
     "connections",
     "failed",
-    "over 1 s",
+    "SYN again",
     "over 10 medians",
+    "begun late",
     "outage",
     "kept open, broken",
     "switch took",
 )
 CAPTION = (
     "Connections arrive at a constant rate, whatever becomes of the earlier ones, and count from the "
-    "moment at which they were to begin. Failed and slow ones are sums over the switches, with what "
-    "they failed of. An outage is the longest time in which every connection failed or took over a "
-    "second: median [least, most] of the switches. A switch takes from the edit of the ConfigMap to the "
-    "last node's being ready in its new mode. A row from a mode to itself is a restart: what a switch "
-    "does beyond it, the change of mode does."
+    "moment at which they were to begin. Counts are sums over the switches. `SYN again` were answered "
+    "over a second after they were begun: their first packet met with silence. `Begun late` are those "
+    "for which the client itself got no CPU for 100 ms: many of them mean a busy machine. An outage is "
+    "the longest time in which every connection failed or had to send its SYN again: median [least, "
+    "most] of the switches. A switch takes from the edit of the ConfigMap to the last node's being "
+    "ready in its new mode. A row from a mode to itself is a restart: what a switch does beyond it, the "
+    "change of mode does."
 )
 
 
@@ -55,6 +58,7 @@ def _row(old: str, new: str, events: Sequence[Mapping[str, Any]]) -> dict[str, A
         "failed_before": sum(outage["failed_before"] for outage in found),
         "delayed": sum(outage["delayed"] for outage in found),
         "slow": sum(outage["slow"] for outage in found),
+        "late": sum(outage["late"] for outage in found),
         "median_ns": [outage["median_ns"] for outage in found],
         "outage_ns": [outage["outage_ns"] for outage in found],
         "switch_ns": [outage["switch_ns"] for outage in found],
@@ -76,6 +80,7 @@ def cells(row: Mapping[str, Any]) -> list[str]:
         f"{failed} ({reasons})" if failed else "0",
         str(row["delayed"]),
         str(row["slow"]),
+        str(row["late"]),
         _spread(row["outage_ns"], 1e6, "ms"),
         f"{row['broken']} of {row['kept']}",
         _spread(row["switch_ns"], 1e9, "s"),

@@ -191,7 +191,7 @@ def test_a_switch_under_load_is_counted(tmp_path: Path) -> None:
     assert (restart["failed"], restart["broken"], restart["errors"]) == ({}, 0, [])
     assert restart["connections"] > 100
     rows = (tmp_path / "out/connections.csv").read_text().splitlines()
-    assert rows[0] == "from,to,repeat,after_switch_us,latency_us,failure"
+    assert rows[0] == "from,to,repeat,after_switch_us,latency_us,failure,late_us"
     assert len(rows) > userspace["connections"] + restart["connections"]
     assert "| userspace | iptables | 1 |" in (tmp_path / "out/switch.md").read_text()
 

@@ -56,6 +56,13 @@ def test_slow_is_over_ten_medians_and_delayed_is_a_repeated_syn() -> None:
     assert (outage.slow, outage.delayed) == (2, 2)
 
 
+def test_what_waited_for_the_client_was_not_lost() -> None:
+    late = Arrival(110 * MS, 1500 * MS, "", 1490 * MS)
+    record = Record([*arrivals(1, 1, 1), late, Arrival(120 * MS, 1500 * MS, "", 20 * MS)], [])
+    outage = outage_of(record, switched_ns=100 * MS, ready_ns=200 * MS, kept=0)
+    assert (outage.delayed, outage.slow, outage.late) == (1, 1, 1)
+
+
 def test_an_outage_lasts_from_the_first_lost_connection_to_the_next_good_one() -> None:
     lost = arrivals(1, "refused", 1500, "closed", 1, "refused", 1)
     assert longest_outage_ns(lost) == 30 * MS
