@@ -11,6 +11,7 @@ from typing import Any
 
 from testbed.errors import MachineLacks, SpecError
 from testbed.kernel.line import Line
+from testbed.kernel.probe import find_features
 from testbed.net.namespace import Namespace
 
 
@@ -23,21 +24,56 @@ def echo(arguments: dict[str, Any], line: Line) -> int:
     return 0
 
 
+def tour(arguments: dict[str, Any], line: Line) -> int:
+    """Do one thing after another as asked, so that a slow boot serves many tests."""
+    while (request := line.receive()) is not None:
+        match request["do"]:
+            case "arguments":
+                line.send(arguments)
+            case "echo":
+                line.send(request)
+            case "describe":
+                line.send(_description(request["paths"]))
+            case "write":
+                Path(request["path"]).write_text("written inside")
+                line.send({"event": "written"})
+            case "count":
+                line.send({"instructions": _count()})
+            case "features":
+                line.send(find_features("elsewhere"))
+            case "wait":
+                return wait_for_interrupt(arguments, line)
+    return 0
+
+
 def describe(arguments: dict[str, Any], line: Line) -> int:
     """Say what the place looks like."""
-    line.send(
-        {
-            "release": os.uname().release,
-            "directory": str(Path.cwd()),
-            "uid": os.geteuid(),
-            "environment": dict(os.environ),
-            "interfaces": [entry.split(":")[0].strip() for entry in _lines("/proc/net/dev")[2:]],
-            "run": sorted(path.name for path in Path("/run").iterdir()),
-            "writable": [path for path in arguments["paths"] if _can_write(Path(path))],
-            "readable": [path for path in arguments["paths"] if Path(path).exists()],
-        }
-    )
+    line.send(_description(arguments["paths"]))
     return 0
+
+
+def _description(paths: list[str]) -> dict[str, Any]:
+    return {
+        "release": os.uname().release,
+        "directory": str(Path.cwd()),
+        "uid": os.geteuid(),
+        "environment": dict(os.environ),
+        "interfaces": [entry.split(":")[0].strip() for entry in _lines("/proc/net/dev")[2:]],
+        "run": sorted(path.name for path in Path("/run").iterdir()),
+        "writable": [path for path in paths if _can_write(Path(path))],
+        "readable": [path for path in paths if Path(path).exists()],
+    }
+
+
+def _count() -> int:
+    """The clock's distance over a fixed loop, the median of a few."""
+    counts = []
+    for _ in range(5):
+        began_ns = time.perf_counter_ns()
+        for number in range(20_000):
+            hash(number)
+        counts.append(time.perf_counter_ns() - began_ns)
+    return sorted(counts)[2]
 
 
 def write(arguments: dict[str, Any], line: Line) -> int:

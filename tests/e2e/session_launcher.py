@@ -6,14 +6,14 @@ import signal
 import sys
 from pathlib import Path
 
-from testbed.kernel import HostKernel, Job, UmlKernel
+from testbed.kernel import HostKernel, Job, QemuKernel, UmlKernel
 
 
 def main(kernel: str, name: str, writable: str) -> None:
     # A shell starts background programs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     job = Job("session_jobs:make_a_mess", {"name": name}, writable=Path(writable), memory_mb=256)
-    with (HostKernel() if kernel == "host" else UmlKernel()).start(job) as session:
+    with {"host": HostKernel, "uml": UmlKernel, "qemu": QemuKernel}[kernel]().start(job) as session:
         assert session.line.receive() == {"event": "messy"}
         print("messy", flush=True)
         session.wait()

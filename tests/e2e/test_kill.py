@@ -22,8 +22,9 @@ HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 SEED = 20260
 # What a session takes to be complete on an idle machine; the moments of death are spread over twice that.
-USUAL_S = {"host": 0.25, "uml": 2.5}
-ROUNDS = {"host": 6, "uml": 2}
+USUAL_S = {"host": 0.25, "uml": 2.5, "qemu": 12.0}
+ROUNDS = {"host": 6, "uml": 2, "qemu": 1}
+KERNELS = ("host", pytest.param("uml", marks=pytest.mark.guest))
 SIGNALS = (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)
 GONE_TIMEOUT_S = 20.0
 
@@ -101,7 +102,7 @@ class Victim:
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
-@pytest.mark.parametrize("kernel", ["host", pytest.param("uml", marks=pytest.mark.guest)])
+@pytest.mark.parametrize("kernel", [*KERNELS, pytest.param("qemu", marks=pytest.mark.validate)])
 def test_nothing_stays_whenever_the_launcher_is_killed(kernel: str, number: int, tmp_path: Path) -> None:
     chance = random.Random(f"{SEED} {kernel} {number}")
     for turn in range(ROUNDS[kernel]):
@@ -111,7 +112,7 @@ def test_nothing_stays_whenever_the_launcher_is_killed(kernel: str, number: int,
         victim.assert_nothing_stays()
 
 
-@pytest.mark.parametrize("kernel", ["host", pytest.param("uml", marks=pytest.mark.guest)])
+@pytest.mark.parametrize("kernel", [*KERNELS, "qemu"])
 def test_nothing_stays_when_the_session_is_complete(kernel: str, tmp_path: Path) -> None:
     victim = Victim(kernel, tmp_path / "home")
     assert victim.process.stdout is not None
