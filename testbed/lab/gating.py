@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from testbed.errors import BadResults, MachineLacks, UserError
+from testbed.errors import BadResults, MachineLacks, TestbedError, UserError
 from testbed.gate import render
 from testbed.gate.baseline import (
     DIRECTORY,
@@ -57,11 +57,12 @@ def hold_gate(options: GateOptions, display: Display) -> Verdict:
     """Measure, judge and report.
 
     Raises:
-        BadResults: the baseline or the run cannot be read or holds no costs; the reports say so, too.
+        BadResults: the baseline or the run cannot be read or holds no costs.
+        TestbedError: the run failed. In either case the reports say so, too.
     """
     try:
         verdict = _judge(options, display)
-    except BadResults as error:
+    except TestbedError as error:
         _write(options.junit, render.junit_error(str(error)))
         _write(options.comment, render.markdown_error(str(error)))
         raise
