@@ -113,4 +113,4 @@ def _spread(values: Sequence[int], unit: float, name: str) -> str:
     middle, least, most = (
         f"{value / unit:.{digits}f}" for value in (median(values), min(values), max(values))
     )
-    return f"{middle} {name}" if len(values) == 1 else f"{middle} [{least}, {most}] {name}"
+    return f"{middle} {name}" if least == most else f"{middle} [{least}, {most}] {name}"
