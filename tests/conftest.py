@@ -9,20 +9,21 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import defaultdict
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
 from _pytest.runner import CallInfo, pytest_runtest_makereport, runtestprotocol
-from guests import INSIDE, Guest
+from guests import INSIDE, Guest, parts
 from sandboxed import Sandboxed
 
 from testbed.errors import TestbedError
 
 _KERNEL_TESTS = Path(__file__).parent / "kernel"
-_LONGEST_TEST_S = 300.0
+_LONGEST_TEST_S = 600.0
 _SHARED = "nodes"
-_GUEST = pytest.StashKey[Guest]()
+_GUESTS = pytest.StashKey[dict[str, Guest]]()
 _SHARERS = pytest.StashKey["_Sharers"]()
 
 
@@ -45,26 +46,36 @@ def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=_belongs_in_guest)
     if INSIDE in os.environ:
-        items.sort(key=_what_is_shared)
+        items.sort(key=lambda item: (_what_is_shared(item), _settings(item)))  # neighbours may share a node
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
-    nodeids = [item.nodeid for item in session.items if _belongs_in_guest(item)]
-    if not nodeids or config.option.collectonly:
+    groups: dict[str, list[str]] = defaultdict(list)
+    for item in session.items:
+        if _belongs_in_guest(item):
+            groups[_what_is_shared(item)].append(item.nodeid)
+    if not groups or config.option.collectonly:
         return
     works_for_another = hasattr(config, "workerinput")  # a worker of pytest-xdist
     own = config._tmp_path_factory.getbasetemp()
-    config.stash[_GUEST] = Guest(own.parent if works_for_another else own)
-    config.stash[_GUEST].start(config.rootpath, nodeids, os.getppid() if works_for_another else os.getpid())
+    suite = os.getppid() if works_for_another else os.getpid()
+    config.stash[_GUESTS] = {}
+    for number, nodeids in enumerate(parts(groups.values())):
+        guest = Guest(own.parent if works_for_another else own, number)
+        guest.start(config.rootpath, nodeids, suite)
+        config.stash[_GUESTS] |= dict.fromkeys(nodeids, guest)
 
 
 def _what_is_shared(item: pytest.Item) -> str:
-    """Neighbours in this order share a node; empty for what shares nothing."""
-    if INSIDE not in os.environ or _SHARED not in getattr(item, "fixturenames", ()):
+    """The mode of the node that a test of the guest shares with others; empty for what shares nothing."""
+    if item.get_closest_marker("guest") is None or _SHARED not in getattr(item, "fixturenames", ()):
         return ""
-    parameters = item.callspec.params if hasattr(item, "callspec") else {}
-    return f"{parameters.get('mode')} {parameters.get('settings')}"
+    return str(item.callspec.params.get("mode", "any")) if hasattr(item, "callspec") else "any"
+
+
+def _settings(item: pytest.Item) -> str:
+    return str(item.callspec.params.get("settings", "")) if hasattr(item, "callspec") else ""
 
 
 def _reports(item: pytest.Item) -> list[pytest.TestReport]:
@@ -72,7 +83,7 @@ def _reports(item: pytest.Item) -> list[pytest.TestReport]:
         return _reports_from_guest(item)
     # The directory for tmp_path is chosen out here, once: inside, everybody is called root.
     item.config._tmp_path_factory.getbasetemp()
-    if not _what_is_shared(item):
+    if INSIDE not in os.environ or not _what_is_shared(item):
         return _reports_from_sandbox(item)
     stash = item.session.stash
     if _SHARERS not in stash:
@@ -87,7 +98,7 @@ def _belongs_in_guest(item: pytest.Item) -> bool:
 
 def _reports_from_guest(item: pytest.Item) -> list[pytest.TestReport]:
     try:
-        reports = item.config.stash[_GUEST].reports_of(item.nodeid)
+        reports = item.config.stash[_GUESTS][item.nodeid].reports_of(item.nodeid)
     except TestbedError as error:
         return [_failure(item, str(error))]
     return [_restored(item, report) for report in reports]

@@ -1,8 +1,8 @@
-"""Runs the tests of tests/kernel that are marked `guest` inside user-mode Linux, all in one boot.
+"""Runs the tests of tests/kernel that are marked `guest` inside user-mode Linux, many in one boot.
 
-A *reporter*, one process a run of the suite, boots the guest while the other tests run. The guest runs a
-pytest of its own over the given tests and sends every report as it is made; the reporter keeps them in the
-*journal*, where whoever runs a test, the pytest or a worker of it, finds the reports of that one.
+A *reporter*, one process a guest, boots it while the other tests run. The guest runs a pytest of its own over
+the tests of its part and sends every report as it is made; the reporter keeps them in the *journal*, where
+whoever runs a test, the pytest or a worker of it, finds the reports of that one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import IO, Any
@@ -32,23 +32,35 @@ from testbed.kernel.session import import_path
 
 INSIDE = "TESTBED_TESTS_INSIDE_GUEST"
 _ENTRY = "guests:run_inside"
-_MEMORY_MB = 2048
-_LONGEST_SILENCE_S = 300.0
+_MEMORY_MB = 1024
+_MOST_GUESTS = 2
+_WORTH_A_BOOT = 20
+_LONGEST_SILENCE_S = 900.0  # longer than any test may take
 _LOOK_AGAIN_S = 0.02
 
 
+def parts(groups: Iterable[list[str]]) -> list[list[str]]:
+    """Share out groups of tests, none of them torn apart, among as many guests as are worth it here."""
+    wanted = sorted(groups, key=len, reverse=True)
+    worthwhile = sum(map(len, wanted)) // _WORTH_A_BOOT
+    shared: list[list[str]] = [[] for _ in range(max(1, min(_MOST_GUESTS, os.cpu_count() or 1, worthwhile)))]
+    for group in wanted:
+        min(shared, key=len).extend(group)
+    return [part for part in shared if part]
+
+
 class Guest:
-    """The guest of this run of the suite, seen by one of its processes.
+    """A guest of this run of the suite, seen by one of its processes.
 
     The journal is a file in `directory`, which the processes of a run share; a line of it is a report, or
     says that a test is finished. Its lock is held as long as the reporter lives, so that nobody starts a
     second one or waits for a dead one.
     """
 
-    def __init__(self, directory: Path) -> None:
-        self._journal = directory / "guest.jsonl"
+    def __init__(self, directory: Path, number: int) -> None:
+        self._journal = directory / f"guest{number}.jsonl"
         self._journal.touch()
-        self._last_words = directory / "guest.err"
+        self._last_words = directory / f"guest{number}.err"
         self._reports: dict[str, list[dict[str, Any]]] = defaultdict(list)
         self._finished: set[str] = set()
         self._taken = 0
