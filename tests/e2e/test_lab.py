@@ -24,13 +24,13 @@ KERNELS_AND_MODES = [
 ]
 
 
-def run_testbed(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a user would."""
+def run_testbed(*arguments: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    """Run the command as a user would; what measures may have to wait for its turn on this machine."""
     return subprocess.run(
         [sys.executable, "-m", "testbed", *arguments],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout_s,
         check=False,
     )
 
@@ -176,24 +176,30 @@ def test_an_external_proxy_takes_the_place_of_ours_and_gives_it_back() -> None:
             assert "pod" in json.loads(lab.pod("client").run("curl -sS -m 10 http://web").stdout)
 
 
-def test_a_switch_under_load_is_counted(tmp_path: Path) -> None:
-    """The userspace proxy ends with its process, so its connections do; kernel modes keep theirs."""
+@pytest.mark.validate
+def test_switches_are_printed_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "t.yaml"
     file.write_text("services: [{name: web, port: 80, endpoints: 2}]\n")
-    pair = ("--from", "userspace", "--from", "iptables", "--to", "iptables")
-    options = ("--kernel", "host", "--repeat", "1", "--services", "5", "--rate", "100")
-    done = run_testbed("switch", str(file), *pair, *options, "--out", str(tmp_path / "out"), "--json")
+    options = (
+        "--from",
+        "iptables",
+        "--to",
+        "userspace",
+        "--kernel",
+        "host",
+        "--repeat",
+        "1",
+        "--services",
+        "5",
+    )
+    done = run_testbed("switch", str(file), *options, "--out", str(tmp_path / "out"), "--json", timeout_s=900)
     assert done.returncode == 0, done.stderr
-    userspace, restart = json.loads(done.stdout)["table"]
-    assert userspace["broken"] == userspace["kept"] == 10
-    assert sum(userspace["failed"].values()) > 0
-    assert userspace["outage_ns"][0] > 0
-    assert (restart["failed"], restart["broken"], restart["errors"]) == ({}, 0, [])
-    assert restart["connections"] > 100
+    (row,) = json.loads(done.stdout)["table"]
+    assert (row["failed"], row["broken"], row["errors"]) == ({}, 0, [])
     rows = (tmp_path / "out/connections.csv").read_text().splitlines()
     assert rows[0] == "from,to,repeat,after_switch_us,latency_us,failure,late_us"
-    assert len(rows) > userspace["connections"] + restart["connections"]
-    assert "| userspace | iptables | 1 |" in (tmp_path / "out/switch.md").read_text()
+    assert len(rows) > row["connections"] > 100
+    assert "| iptables | userspace | 1 |" in (tmp_path / "out/switch.md").read_text()
 
 
 @pytest.mark.validate
@@ -206,6 +212,6 @@ def test_an_external_proxy_has_a_lane_beside_ours(tmp_path: Path) -> None:
         f"proxy: {{external: [{{name: external-ours, command: {command}}}]}}\n"
         f"sweep: {sweep}\n"
     )
-    done = run_testbed("run", str(file), "--kernel", "host", "--out", str(tmp_path / "out"))
+    done = run_testbed("run", str(file), "--kernel", "host", "--out", str(tmp_path / "out"), timeout_s=900)
     assert done.returncode == 0, done.stderr
     assert "external-ours" in (tmp_path / "out/table.md").read_text()
