@@ -92,6 +92,7 @@ class Node:
         self.close()
 
     def __post_init__(self) -> None:
+        logging.getLogger("testbed.proxy").setLevel(logging.WARNING)  # here: unit tests read what it says
         measuring_sysctls(self.cluster.node)
         self.cluster.node.sysctls(_UNLIMITED_ERRORS)
         self._told: dict[tuple[str, str, str], Object] = {}
@@ -354,5 +355,3 @@ ALL_WAYS: Object = {
     "balancer": balancer(LB),
 }
 """A Service that is reached in every way there is."""
-
-logging.getLogger("testbed.proxy").setLevel(logging.WARNING)
