@@ -122,8 +122,9 @@ class QemuKernel:
     def _check_mode(self, mode: str) -> None:
         if mode not in MODES:
             raise MachineLacks(f"{mode!r} is not a mode", f"choose among {', '.join(MODES)}")
-        for tool in (_PROGRAM, _BUSYBOX, "modprobe", *_TOOLS[mode]):
+        for tool in (_PROGRAM, "modprobe", *_TOOLS[mode]):
             find_tool(tool)
+        _find_busybox()
         for module in _MODULES[mode]:
             if module not in self.image.index:
                 raise MachineLacks(f"{self.image.path} has no module {module}", _ELSEWHERE)
@@ -132,7 +133,7 @@ class QemuKernel:
         machine = Machine(
             image=str(self.image.path),
             first_modules=tuple(map(str, self.image.index.in_order(NEEDED_MODULES))),
-            busybox=find_tool(_BUSYBOX),
+            busybox=_find_busybox(),
             clock=job.clock,
             cpus=len(os.sched_getaffinity(0)),
             accelerators=_accelerators(job),
@@ -146,6 +147,18 @@ class QemuKernel:
             console_fd=fds.console,
             machine=machine,
         )
+
+
+def _find_busybox() -> str:
+    """Return a busybox that starts without libraries, which the guest's first files do not have.
+
+    Raises:
+        MachineLacks: there is none.
+    """
+    path = find_tool(_BUSYBOX)
+    if b"/ld-linux" in Path(path).read_bytes():
+        raise MachineLacks(f"{path} is not linked statically", "apt-get install busybox-static")
+    return path
 
 
 def _accelerators(job: Job) -> tuple[str, ...]:
