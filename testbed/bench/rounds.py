@@ -23,7 +23,7 @@ from testbed.load.block import SECOND, Block, BlockResult
 from testbed.load.control import LoadProcess
 from testbed.results.format import FAILED, OK, REJECTED, BlockRecord, CellKey
 from testbed.results.writer import RunWriter
-from testbed.spec.clock import WALL, Clock
+from testbed.spec.clock import INSTRUCTIONS, WALL, Clock
 
 FEWEST_ROUNDS = 9
 """Measured in every cell even when the budget is used up: fewer give no usable interval."""
@@ -174,6 +174,7 @@ class CellRounds:
             samples_path=str(bench.writer.samples_path) if keep else None,
             seed=bench.rng.getrandbits(32),
             timeout_ns=TIMEOUT_NS,
+            drain=bench.clock == INSTRUCTIONS,
         )
 
     def _record(

@@ -28,7 +28,6 @@ _LOG = logging.getLogger(__name__)
 
 _BACKLOG = 4096
 _CHUNK_BYTES = 64 * 1024
-_FIRST_CHUNK_BYTES = 16 * 1024
 _MAX_DATAGRAM_BYTES = 65535
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 _ACCEPT_PAUSE_S = 0.1
@@ -190,7 +189,7 @@ class _Connection:
     def begin(self) -> None:
         """Serve what is there already, then wait for the rest."""
         try:
-            data = os.read(self._fd, _FIRST_CHUNK_BYTES)
+            data = _read(self._fd)
         except BlockingIOError:
             self._watch(EPOLLIN)
             return
@@ -210,7 +209,7 @@ class _Connection:
                 self._loop.change(self._fd, EPOLLIN)
         elif events & ~EPOLLOUT:
             try:
-                data = os.read(self._fd, _CHUNK_BYTES)
+                data = _read(self._fd)
             except BlockingIOError:
                 return
             except OSError:
@@ -264,6 +263,18 @@ class _Connection:
         else:
             os.close(self._fd)
         self._fd = -1
+
+
+_CHUNK = memoryview(bytearray(_CHUNK_BYTES))
+
+
+def _read(fd: int) -> bytes:
+    """What a socket holds, through one buffer for all.
+
+    A buffer of that size for each read would come from the heap, whose state would decide what a request
+    costs.
+    """
+    return bytes(_CHUNK[: os.readv(fd, (_CHUNK,))])
 
 
 class _UdpPort:

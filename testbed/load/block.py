@@ -23,6 +23,8 @@ class Block:
     `users` run a closed loop each; with `processes` above 1 they are spread over forked processes (for
     throughput only: several users in one process wait for each other). `targets` are visited in a new order
     drawn from `seed` each time around. Raw samples are appended to the file `samples_path` unless it is None.
+    With `drain` a connection is closed only once the other side has closed it, too, so that the end of one
+    connection is no part of the next one's time.
     """
 
     id: int
@@ -35,6 +37,7 @@ class Block:
     samples_path: str | None = None
     seed: int = 0
     timeout_ns: int = 2 * SECOND
+    drain: bool = False
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

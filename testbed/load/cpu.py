@@ -6,6 +6,7 @@ Owns the two files that tell it. Read outside of a block's time; must not know w
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from time import perf_counter_ns
 
@@ -56,12 +57,13 @@ def busy_ns(schedstat: str) -> int | None:
 
 
 def timer_interrupts(interrupts: str) -> int | None:
-    """Interrupts of the CPUs' own timers (x86: `LOC`), over all CPUs."""
+    """Interrupts of the CPUs' own timers (x86: `LOC`) and of the one they share, over all CPUs."""
+    found: int | None = None
     for line in interrupts.splitlines():
         name, _, rest = line.partition(":")
-        if name.strip() == "LOC":
-            return sum(int(word) for word in rest.split() if word.isdecimal())
-    return None
+        if name.strip() == "LOC" or rest.endswith(" timer"):
+            found = (found or 0) + sum(map(int, takewhile(str.isdecimal, rest.split())))
+    return found
 
 
 def _text(path: Path) -> str:

@@ -72,6 +72,7 @@ class Crew:
                             open_socket=open_socket,
                             recorder=recorder,
                             done=attendance.one_is_done,
+                            drain=block.drain,
                         )
                     )
                 attendance.door.wait()

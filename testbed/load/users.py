@@ -48,6 +48,7 @@ class Turn:
     open_socket: OpenSocket
     recorder: Recorder
     done: Callable[[], None]
+    drain: bool = False
 
     def visits(self) -> Iterator[tuple[int, Target]]:
         """Endlessly all targets, each time around in a new order."""
@@ -60,6 +61,13 @@ class Turn:
     def open(self, target: Target, kind: int) -> Any:
         family = socket.AF_INET6 if ":" in target[0] else socket.AF_INET
         return self.open_socket(family, kind, self.timeout_ns)
+
+    def finish(self, connection: Any) -> None:
+        """Let go of a connection whose time has been taken."""
+        if self.drain:
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(LONGEST_ANSWER):
+                pass
 
     def is_whole(self) -> bool:
         """Whether the block has seen as many answers as it has targets: a slow round must not lack one."""
@@ -114,6 +122,7 @@ class NewConnectionUser(BlockUser):
                 answer = connection.recv(LONGEST_ANSWER)
                 first_byte = perf_counter_ns()
                 _refuse_empty(answer)
+                turn.finish(connection)
             except OSError as error:
                 if turn.failed(error):
                     return

@@ -93,6 +93,29 @@ def test_every_kind_of_user_is_answered_by_all_targets_evenly(place: Place, user
     assert 0 < result.client_cpu_ns < result.ended_ns - result.started_ns
 
 
+def test_a_drained_connection_has_been_closed_by_the_other_side_before_the_next_one_starts(
+    place: Place,
+) -> None:
+    result = place.run_for(20, "new-connection")
+    drained = place.run("new-connection", drain=True)
+
+    assert drained.errors == {}
+    assert drained.requests > len(TARGETS)
+    # The backend has read the end of every connection: it holds none when the block is over.
+    assert open_connections(place) == 0
+    assert set(drained.endpoints) == set(result.endpoints)
+
+
+def open_connections(place: Place) -> int:
+    """Connections to the pods' ports that neither end has given up."""
+
+    def count() -> int:
+        lines = Path("/proc/thread-self/net/tcp").read_text().splitlines()[1:]
+        return sum(line.split()[3] in ("01", "08") for line in lines)
+
+    return sum(place.fabric.pods[name].run(count) for name in PODS)
+
+
 def test_raw_samples_agree_with_the_summary(place: Place) -> None:
     place.run("keepalive")
     result = place.run("new-connection")
