@@ -211,7 +211,7 @@ def gate(
 @app.command()
 def ledger(
     mode: Annotated[list[str] | None, typer.Option(help="A mode beside direct; may be repeated.")] = None,
-    rounds: Annotated[int, typer.Option(min=3, help="Rounds of the pass without tracing.")] = 9,
+    rounds: Annotated[int, typer.Option(min=3, help="Rounds of the pass without tracing.")] = 5,
     rules: Annotated[int, typer.Option(min=2, help="Services up to which the slope over rules goes.")] = 500,
     kernel_image: KernelImage = None,
     measured: Annotated[

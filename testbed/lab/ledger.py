@@ -37,7 +37,7 @@ class LedgerOptions:
     """What is accounted for: `modes` beside direct, over `rounds` rounds; rules up to `rules` Services."""
 
     modes: Sequence[str] = MODES
-    rounds: int = 9
+    rounds: int = 5
     rules: int = RULES
     out: Path | None = None
     image: Path | None = None
@@ -59,7 +59,7 @@ def ledger_topology(modes: Sequence[str], rounds: int) -> Topology:
                 "traffic": ["new-connection", "keepalive"],
                 "rounds": rounds,
                 "warmup_rounds": 1,
-                "block_ms": 20,
+                "block_ms": 40,
             },
         }
     )

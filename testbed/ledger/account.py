@@ -20,15 +20,14 @@ import numpy as np
 
 from testbed.analysis.statistics import Interval, interval
 from testbed.errors import BadResults
-from testbed.ledger.calltree import Spent, durations, read_graph
+from testbed.ledger.calltree import Spent, durations, read_graph, within_block
 from testbed.ledger.phases import PHASES, phase_of
-from testbed.ledger.tracing import Overhead
+from testbed.ledger.tracing import PROBED, Overhead
 
 CLIENT, BACKEND, PROXY, OTHER = "client", "backend", "proxy process", "other processes of the lane"
 PROCESSES = (CLIENT, BACKEND, PROXY, OTHER)
 KERNEL = "kernel, not told apart"
 UNACCOUNTED = "unaccounted for"
-CALIBRATED = "__x64_sys_getppid"
 
 ReadTrace = Callable[[str], Iterable[str]]
 
@@ -88,7 +87,8 @@ def draw_up(facts: Mapping[str, Any], read_trace: ReadTrace) -> Ledger:
         traced = traces.get((lane, traffic))
         spent = None
         if traced is not None and overhead is not None:
-            spent = read_graph(read_trace(traced["trace"]), overhead)
+            block = within_block(read_trace(traced["trace"]), traced["pids"][CLIENT])
+            spent = read_graph(block, overhead)
         columns.append(_column(lane, traffic, blocks, traced, spent, overhead))
     return Ledger(facts, tuple(columns), tuple(_units(facts)), overhead)
 
@@ -106,8 +106,8 @@ def trace_reader(directory: Path) -> ReadTrace:
 def _overhead(facts: Mapping[str, Any], read_trace: ReadTrace) -> Overhead | None:
     if "calibration" not in facts:
         return None
-    seen = durations(read_trace(facts["calibration"]["trace"]), CALIBRATED)
-    # getppid(2) itself is a few instructions, which are taken for the tracer's here.
+    seen = durations(read_trace(facts["calibration"]["trace"]), PROBED)
+    # The system call itself is some fifty instructions, which are taken for the tracer's here.
     return Overhead(facts["calibration"]["per_call"], float(np.median(seen)) if seen else 0.0)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from testbed.ledger.tracing import Overhead
@@ -24,6 +24,8 @@ _LINE = re.compile(
     r"\s*(?:[$@*#!+]\s*)?(?:(?P<us>[\d.]+) us)?\s*\|\s*"
     r"(?:(?P<leaf>[\w.]+)(?: \[\w+\])?\(\);|(?P<enter>[\w.]+)(?: \[\w+\])?\(\) \{|(?P<leave>\}).*)$"
 )
+
+_FIRST, _OVER = "__x64_sys_socket", "__x64_sys_openat"
 
 
 @dataclass
@@ -68,6 +70,22 @@ def read_graph(lines: Iterable[str], overhead: Overhead) -> Spent:
         if stack:
             stack[-1].children += took + outside
     return spent
+
+
+def within_block(lines: Iterable[str], client: int) -> Iterator[str]:
+    """The lines of a trace that belong to the block itself.
+
+    The tracer is on before the load process has been asked and until it has answered. Its client opens a
+    socket first, and opens files (the kernel's counters) only when the block is over.
+    """
+    begun = False
+    for line in lines:
+        if f"-{client} " in line:
+            begun = begun or _FIRST in line
+            if begun and _OVER in line:
+                return
+        if begun:
+            yield line
 
 
 def durations(lines: Iterable[str], function: str) -> list[float]:

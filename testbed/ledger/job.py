@@ -19,7 +19,7 @@ from testbed.bench.lane import DIRECT, Lane
 from testbed.bench.launcher import Launcher, Wire
 from testbed.bench.meters import process_cpu_ns
 from testbed.bench.probe import Target
-from testbed.bench.sweep import LOG_DIR, preload
+from testbed.bench.sweep import LOG_DIR, preload, take_turns
 from testbed.ledger.payload import time_echoes
 from testbed.ledger.phases import PHASES
 from testbed.ledger.tracing import Tracer, calibrate
@@ -29,7 +29,9 @@ from testbed.spec import Topology
 from testbed.spec.clock import INSTRUCTIONS
 
 LEDGER_FILE = "ledger.json"
-TRACED_BLOCK_NS = 5 * MS
+TRACED_BLOCK_NS = 12 * MS
+WARM_UP_NS = 2 * MS
+HOP_BLOCK_NS = 8 * MS
 _TIMEOUT_NS = 1000 * MS
 
 
@@ -56,6 +58,7 @@ class _Desk:
             duration_ns=duration_ns,
             seed=self.rng.getrandbits(32),
             timeout_ns=_TIMEOUT_NS,
+            drain=True,
         )
         return self.load.run(block)
 
@@ -74,6 +77,7 @@ def main(arguments: Mapping[str, Any], line: Wire) -> int:
     sweep = topology.sweep
     assert sweep is not None
     launcher = Launcher(line)
+    take_turns()
     LOG_DIR.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         launcher.stage("importing")
@@ -167,7 +171,7 @@ def _trace(desk: _Desk, lanes: Sequence[Lane], traffic: Sequence[str]) -> None:
     traced = []
     for kind in traffic:
         for lane in lanes:
-            desk.play(lane, kind, TRACED_BLOCK_NS)
+            desk.play(lane, kind, WARM_UP_NS)
             with tracer.on():
                 result = desk.play(lane, kind, TRACED_BLOCK_NS)
             path = desk.directory / f"trace-{lane.name}-{kind}.txt"
@@ -197,7 +201,7 @@ def _hop_rounds(desk: _Desk, rounds: int) -> list[dict[str, Any]]:
         found = []
         for kind in ("new-connection", "keepalive"):
             for number in range(rounds + 1):
-                facts = _facts(desk.play(lane, kind, TRACED_BLOCK_NS, targets))
+                facts = _facts(desk.play(lane, kind, HOP_BLOCK_NS, targets))
                 local = [nodes[target.host] == own for target in targets]
                 if number:
                     found.append({"traffic": kind, "round": number, "local": local, **facts})

@@ -14,7 +14,7 @@ LINKS = "links: veth, bridge, softirq"
 RULES = "iptables rules"
 
 PHASES: Mapping[str, tuple[str, ...]] = {
-    SYSTEM_CALLS: ("__x64_sys_*",),
+    SYSTEM_CALLS: ("__x64_sys_*", "__do_sys_*"),
     "epoll": ("ep_poll_callback", "do_epoll_wait", "do_epoll_ctl"),
     "scheduler": ("schedule", "try_to_wake_up"),
     "TCP": (
@@ -84,7 +84,8 @@ PHASES: Mapping[str, tuple[str, ...]] = {
 def phase_of(function: str) -> str | None:
     """The phase of a function as the tracer names it; None for one that is not listed."""
     bare = function.partition(".")[0]
-    return _BY_NAME.get(bare) or (SYSTEM_CALLS if bare.startswith("__x64_sys_") else None)
+    return _BY_NAME.get(bare) or (SYSTEM_CALLS if bare.startswith(_SYSTEM_CALLS) else None)
 
 
+_SYSTEM_CALLS = tuple(pattern.removesuffix("*") for pattern in PHASES[SYSTEM_CALLS])
 _BY_NAME = {name: phase for phase, names in PHASES.items() for name in names}

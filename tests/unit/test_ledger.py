@@ -13,7 +13,7 @@ from testbed.cli import main
 from testbed.errors import BadResults
 from testbed.ledger import render
 from testbed.ledger.account import UNACCOUNTED, Ledger, draw_up
-from testbed.ledger.calltree import durations, read_graph
+from testbed.ledger.calltree import durations, read_graph, within_block
 from testbed.ledger.phases import PHASES, phase_of
 from testbed.ledger.tracing import Overhead
 
@@ -76,6 +76,12 @@ def test_a_call_that_began_before_the_trace_is_left_out() -> None:
     assert dict(read_graph(lines, FREE).own) == {(21, "ip_rcv"): 2_000}
 
 
+def test_what_was_traced_around_a_block_is_left_out() -> None:
+    lines = (BEFORE + SOCKET + GRAPH + AFTER).splitlines()
+
+    assert list(within_block(lines, 21)) == (SOCKET + GRAPH).splitlines() + AFTER.splitlines()[:1]
+
+
 def test_a_line_that_cannot_be_read_is_counted() -> None:
     assert read_graph([" 0)  python-21    | what is this"], FREE).unread == 1
 
@@ -132,11 +138,20 @@ def some_facts(**more: Any) -> dict[str, Any]:
 
 
 LANES = {"direct": 0, "userspace": 4_000_000}
-CALIBRATION = " 0)  python-9     |   0.100 us    |  __x64_sys_getppid();\n"
+BEFORE = " 0)  python-21    |   9.000 us    |  __x64_sys_read();\n"
+SOCKET = " 0)  python-21    |   0.100 us    |  __x64_sys_socket();\n"
+AFTER = """\
+ 0)  python-22    |   1.100 us    |  ip_rcv();
+ 0)  python-21    |   7.000 us    |  __x64_sys_openat();
+ 0)  python-21    |   8.000 us    |  __x64_sys_read();
+"""
+CALIBRATION = " 0)  python-9     |   0.100 us    |  __x64_sys_getpgid();\n"
 
 
 def read_trace(name: str) -> Iterable[str]:
-    return {"trace-direct.txt": GRAPH, "trace-calibration.txt": CALIBRATION}[name].splitlines()
+    return {"trace-direct.txt": BEFORE + SOCKET + GRAPH + AFTER, "trace-calibration.txt": CALIBRATION}[
+        name
+    ].splitlines()
 
 
 def drawn_up(**more: Any) -> Ledger:
@@ -161,9 +176,10 @@ def test_a_phase_takes_its_instructions_from_the_row_of_the_process_that_it_ran_
 
     assert direct.rows["iptables rules"] == 400 - 100
     assert direct.rows["client"] == 90_000 - (120_000 - 100 - 3 * 300)
-    assert direct.rows["backend"] == 100_000 - (3_000 - 100)
-    assert direct.calls == 5
-    assert direct.check == 212_000 - 5 * 300
+    assert direct.rows["backend"] == 100_000 - (3_000 - 100) - (1_100 - 100)
+    assert direct.rows["IP and routing"] == (10_600 - 100 - 200) + (1_100 - 100)
+    assert direct.calls == 7
+    assert direct.check == 212_000 - 7 * 300
 
 
 def test_a_lane_without_a_trace_has_its_processes_whole() -> None:
