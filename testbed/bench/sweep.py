@@ -19,9 +19,11 @@ from testbed.bench.lane import DIRECT
 from testbed.bench.launcher import Launcher, Wire
 from testbed.bench.rounds import Bench, Budget
 from testbed.bench.session import Company, measure_company
+from testbed.kernel.calibration import measure
 from testbed.load.block import MS
 from testbed.load.control import LoadProcess
 from testbed.results.format import CellKey
+from testbed.results.identity import CALIBRATION, Identity
 from testbed.results.writer import RunWriter
 from testbed.spec import Sweep, Topology
 from testbed.spec.clock import INSTRUCTIONS
@@ -56,7 +58,8 @@ def main(arguments: Mapping[str, Any], line: Wire) -> int:
         label = label_kernel(writer.described(), found)
         companies = list(plan_companies(sweep, arguments, label if sweep.kernels[1:] else ""))
         writer.describe(state="running", **_facts(topology, sweep, arguments))
-        writer.describe(**_kernel_entries(writer.described(), label, found, arguments))
+        calibrated = calibrate() if by_instructions else {}
+        writer.describe(**_kernel_entries(writer.described(), label, found, arguments, calibrated))
         LOG_DIR.mkdir(parents=True, exist_ok=True)
         launcher.stage("importing")
         load = stack.enter_context(LoadProcess.start(log=LOG_DIR / "load.log"))
@@ -151,16 +154,27 @@ def preload(sweep: Sweep) -> tuple[str, ...]:
     return tuple(sorted(available_schedulers()))
 
 
+def calibrate() -> dict[str, str]:
+    """What a few fixed loops cost by this clock, as facts of an identity; before anything else runs."""
+    return {f"{CALIBRATION}{name}": str(cost) for name, cost in measure().items()}
+
+
 def _kernel_entries(
-    described: Mapping[str, Any], label: str, found: Mapping[str, Any], arguments: Mapping[str, Any]
+    described: Mapping[str, Any],
+    label: str,
+    found: Mapping[str, Any],
+    arguments: Mapping[str, Any],
+    calibrated: Mapping[str, str],
 ) -> dict[str, Any]:
     """The facts about this kernel beside those of the kernels that were booted before it."""
     entries: dict[str, Any] = {
         "kernel": found,
         "kernels": {**described.get("kernels", {}), label: found},
     }
-    if identity := arguments.get("identity"):
-        entries["identity"] = {**described.get("identity", {}), label: identity}
+    if told := arguments.get("identity"):
+        identity = Identity.from_json(told)
+        identity = Identity(identity.kernel_path, {**identity.full, **calibrated})
+        entries["identity"] = {**described.get("identity", {}), label: identity.to_json()}
     return entries
 
 
