@@ -101,11 +101,18 @@ def write_baseline(directory: Path, baseline: Baseline) -> Path:
 
 
 def costs_of(run: Run, modes: Sequence[str] = MODES) -> tuple[Cost, ...]:
-    """What the run shows of each mode. Raises BadResults for a run that holds no cost at all."""
+    """What the run shows of each mode.
+
+    Raises BadResults for a run that was stopped, that did not count instructions, or that holds no cost.
+    """
+    if run.facts.get("clock") != INSTRUCTIONS:
+        clock = run.facts.get("clock", "wall")
+        raise BadResults(f"{run.directory}: was measured by the clock {clock!r}, not by instructions")
+    if not run.complete:
+        raise BadResults(f"{run.directory}: was stopped before its end, and half a run is no evidence")
     found = tuple(_costs(run, modes))
     if not found:
-        state = "" if run.complete else " (it was stopped before its end)"
-        raise BadResults(f"{run.directory}: no cell of it has a mode beside a direct lane{state}")
+        raise BadResults(f"{run.directory}: no cell of it has a mode beside a direct lane")
     return found
 
 

@@ -184,6 +184,20 @@ def test_a_run_without_cells_cannot_be_judged(tmp_path: Path, baseline: Baseline
         judge(read_run(tmp_path / "now"), baseline)
 
 
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [({"state": "running"}, "stopped before its end"), ({"clock": "wall"}, "measured by the clock 'wall'")],
+)
+def test_half_a_run_and_one_by_another_clock_cannot_be_judged(
+    tmp_path: Path, baseline: Baseline, facts: dict[str, str], said: str
+) -> None:
+    a_run(tmp_path / "now")
+    describe(tmp_path / "now", **facts)
+
+    with pytest.raises(BadResults, match=said):
+        judge(read_run(tmp_path / "now"), baseline)
+
+
 def test_a_run_without_the_injected_lane_cannot_be_judged(tmp_path: Path, baseline: Baseline) -> None:
     records = synthetic.blocks(fixed_ns=COSTS, services=(1,))
     synthetic.write_run(tmp_path / "now", records, clock="instructions")
