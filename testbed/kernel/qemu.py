@@ -17,6 +17,8 @@ from testbed.kernel.machine import EMULATION, KVM
 from testbed.kernel.plan import GuestPlan, Machine
 from testbed.kernel.prepare import check_memory, plan_job
 from testbed.kernel.session import Session, SessionFds
+from testbed.kernel.unprotected import start_unprotected
+from testbed.net.sandbox import SandboxForbidden
 from testbed.net.tools import find_tool
 from testbed.spec.clock import INSTRUCTIONS, Clock
 
@@ -36,6 +38,8 @@ _TOOLS = {
 }
 _ELSEWHERE = "take the distribution's general kernel: apt-get install linux-image-amd64"
 _PROBE_MEMORY_MB = 1024
+# For the kernel, unpacked, and the guest's first files.
+_STORAGE_MB = 256
 
 
 class QemuKernel:
@@ -54,8 +58,9 @@ class QemuKernel:
     def start(self, job: Job) -> Session:
         """Boot a machine and start a job in it; returns when it has begun.
 
+        Where this user may not build a sandbox, the machine runs without one and the session's notes say so.
+
         Raises:
-            SandboxForbidden: the machine does not let this user build a sandbox.
             UserError: the image is no kernel image.
             MachineLacks: QEMU, the image, its modules or memory are missing; with the remedy.
             BadResults: the job's writable directory cannot be written.
@@ -63,11 +68,12 @@ class QemuKernel:
             WaitTimeout: the guest does not get as far as the job.
         """
         check_memory(job.memory_mb)
-        guest = self._plan(job)
-        return Session(
-            lambda fds: plan_job(job, fds, guest(fds)),
-            hello_timeout_s=self._boot_timeout_s,
-        )
+        try:
+            return self._boot(job)
+        except SandboxForbidden as forbidden:
+            return start_unprotected(
+                lambda storage, note: self._boot(job, storage, (note,)), _STORAGE_MB, forbidden
+            )
 
     def features(self) -> Features:
         """Boot a guest and try out what it can do; asked once."""
@@ -129,7 +135,13 @@ class QemuKernel:
             if module not in self.image.index:
                 raise MachineLacks(f"{self.image.path} has no module {module}", _ELSEWHERE)
 
-    def _plan(self, job: Job) -> Callable[[SessionFds], GuestPlan]:
+    def _boot(self, job: Job, storage: Path | None = None, notes: tuple[str, ...] = ()) -> Session:
+        guest = self._plan(job, storage)
+        return Session(
+            lambda fds: plan_job(job, fds, guest(fds)), hello_timeout_s=self._boot_timeout_s, notes=notes
+        )
+
+    def _plan(self, job: Job, storage: Path | None) -> Callable[[SessionFds], GuestPlan]:
         machine = Machine(
             image=str(self.image.path),
             first_modules=tuple(map(str, self.image.index.in_order(NEEDED_MODULES))),
@@ -145,6 +157,7 @@ class QemuKernel:
             modes=modes,
             memory_mb=job.memory_mb,
             console_fd=fds.console,
+            storage=str(storage) if storage else None,
             machine=machine,
         )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,7 @@ from testbed.kernel.job import Job, check_clock
 from testbed.kernel.plan import GuestPlan
 from testbed.kernel.prepare import check_memory, plan_job
 from testbed.kernel.session import Session
-from testbed.kernel.unprotected import make_storage
+from testbed.kernel.unprotected import start_unprotected
 from testbed.net.process import run
 from testbed.net.sandbox import SandboxForbidden
 from testbed.net.tools import find_tool, tools_root
@@ -64,7 +63,9 @@ class UmlKernel:
         try:
             return self._boot(job)
         except SandboxForbidden as forbidden:
-            return self._boot_unprotected(job, forbidden)
+            return start_unprotected(
+                lambda storage, note: self._boot(job, storage, (note,)), job.memory_mb, forbidden
+            )
 
     def features(self) -> Features:
         """Boot a guest and try out what it can do (4 s); asked once."""
@@ -133,19 +134,6 @@ class UmlKernel:
             paced=True,
             notes=notes,
         )
-
-    def _boot_unprotected(self, job: Job, forbidden: SandboxForbidden) -> Session:
-        storage = make_storage(job.memory_mb)
-        note = (
-            f"{forbidden.what}; the guest runs without one: files are protected from it only by their "
-            "permissions, and a kill of its supervising process leaves helper processes behind. "
-            f"For full protection: {forbidden.remedy}"
-        )
-        try:
-            return self._boot(job, storage, (note,))
-        except BaseException:
-            shutil.rmtree(storage, ignore_errors=True)
-            raise
 
 
 def _find_modules(release: str) -> Path:

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -21,8 +21,10 @@ from testbed.kernel.boot import boot
 from testbed.kernel.init import fork, wait_for_end
 from testbed.kernel.line import Line
 from testbed.kernel.plan import GuestPlan, Plan
+from testbed.kernel.session import Session
 from testbed.net import syscalls
 from testbed.net.lifeline import Lifeline
+from testbed.net.sandbox import SandboxForbidden
 
 _CANDIDATES = ("/dev/shm", "/tmp", "/var/tmp")  # noqa: S108 - for a private directory inside
 _MEGABYTE = 1 << 20
@@ -45,6 +47,27 @@ def make_storage(memory_mb: int) -> Path:
         f"none of {', '.join(places)} has {memory_mb} MB free and is mounted without noexec",
         "name a directory that does with TMPDIR=...",
     )
+
+
+def start_unprotected(
+    start: Callable[[Path, str], Session], storage_mb: int, forbidden: SandboxForbidden
+) -> Session:
+    """Start a guest that a sandbox was `forbidden` to; `start` gets its storage and the note to the user.
+
+    Raises:
+        MachineLacks: no place is fit for `storage_mb`; else what `start` raises.
+    """
+    storage = make_storage(storage_mb)
+    note = (
+        f"{forbidden.what}; the guest runs without one: files are protected from it only by their "
+        "permissions, and a kill of its supervising process leaves helper processes behind. "
+        f"For full protection: {forbidden.remedy}"
+    )
+    try:
+        return start(storage, note)
+    except BaseException:
+        shutil.rmtree(storage, ignore_errors=True)
+        raise
 
 
 def supervise_unprotected(

@@ -123,12 +123,12 @@ def test_nothing_stays_when_the_session_is_complete(kernel: str, tmp_path: Path)
     victim.assert_nothing_stays()
 
 
-@pytest.mark.guest
+@pytest.mark.parametrize("kernel", [KERNELS[1], pytest.param("qemu", marks=pytest.mark.validate)])
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_nothing_stays_of_a_guest_where_user_namespaces_are_forbidden(
-    number: int, forbidden_home: Path
+    kernel: str, number: int, forbidden_home: Path
 ) -> None:
-    victim = Victim("uml", forbidden_home, wrapper=without_user_namespaces())
+    victim = Victim(kernel, forbidden_home, wrapper=without_user_namespaces())
     assert victim.process.stdout is not None
     assert victim.process.stdout.readline() == b"messy\n"
     victim.die(number)
