@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 
 from testbed.proxy.changes import ChangeTracker
 
+SERVICES = 2
+
 
 class Event(NamedTuple):
     """A Service or a slice of one (numbers tell which); no content means that it is gone."""
@@ -25,7 +27,7 @@ def _services(number: int) -> st.SearchStrategy[dict[str, Any]]:
     named = [{"name": "a", "nodePort": 30080 + number, **http}, {"name": "b", "protocol": "UDP", **http}]
     spec = st.fixed_dictionaries(
         {
-            "clusterIP": st.sampled_from(["10.96.0.1", "10.96.0.2", "10.96.0.3", "None"]),
+            "clusterIP": st.sampled_from([f"10.96.0.{number}"] * 4 + ["10.96.0.1", "None"]),
             "ports": st.sampled_from([[http], [{"nodePort": 30080 + number, **http}], [dns], named]),
             "type": st.just("LoadBalancer"),
             "externalIPs": st.sampled_from([[], [external], [balancing, external]]),
@@ -40,36 +42,40 @@ def _services(number: int) -> st.SearchStrategy[dict[str, Any]]:
     return st.fixed_dictionaries({"spec": spec, "status": status})
 
 
+_conditions = st.sampled_from(
+    [{}, {}, {"ready": False}, {"ready": False, "terminating": True}, {"terminating": True}]
+)
 _endpoints = st.builds(
-    lambda last, node, ready, terminating, zone: {
+    lambda last, node, conditions, zone: {
         "addresses": [f"10.244.1.{last}"],
         "nodeName": node,
-        "conditions": {"ready": ready, "terminating": terminating},
+        "conditions": conditions,
         "hints": {"forZones": [{"name": zone}]} if zone else None,
     },
     st.integers(1, 4),
     st.sampled_from(["node1", "node2"]),
-    st.booleans(),
-    st.booleans(),
-    st.sampled_from(["", "a", "b"]),
+    _conditions,
+    st.sampled_from(["", "", "a", "b"]),
 )
-_slices = st.builds(
-    lambda endpoints, name, protocol: {
-        "addressType": "IPv4",
-        "endpoints": endpoints,
-        "ports": [{"name": name, "protocol": protocol, "port": 8080}],
-    },
-    st.lists(_endpoints, max_size=3),
-    st.sampled_from(["", "a", "b"]),
-    st.sampled_from(["TCP", "UDP"]),
+_EVERY_PORT = [
+    {"name": name, "protocol": kind, "port": 8080} for name in ("", "a", "b") for kind in ("TCP", "UDP")
+]
+_slices = st.lists(_endpoints, max_size=3).map(
+    lambda endpoints: {"addressType": "IPv4", "endpoints": endpoints, "ports": _EVERY_PORT}
 )
-_events = st.integers(1, 4).flatmap(
+
+
+def _mostly(content: st.SearchStrategy[dict[str, Any]]) -> st.SearchStrategy[dict[str, Any] | None]:
+    return st.integers(0, 4).flatmap(lambda chance: content if chance else st.none())
+
+
+_events = st.integers(1, SERVICES).flatmap(
     lambda number: (
-        st.builds(Event, st.just(number), st.just(0), st.none() | _services(number))
-        | st.builds(Event, st.just(number), st.integers(1, 2), st.none() | _slices)
+        st.builds(Event, st.just(number), st.just(0), _mostly(_services(number)))
+        | st.builds(Event, st.just(number), st.integers(1, 2), _mostly(_slices))
     )
 )
-batches = st.lists(st.lists(_events, min_size=1, max_size=4), max_size=8)
+batches = st.lists(st.lists(_events, min_size=1, max_size=4), min_size=4, max_size=8)
 """Events in the groups in which syncs take them."""
 
 

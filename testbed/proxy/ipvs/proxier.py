@@ -90,7 +90,8 @@ class IpvsProxier:
 
     def _partial_sync(self, services: ServiceMap, changed: Collection[ServicePortName]) -> SyncResult:
         touched = Touched()
-        for name in changed:
+        # What is gone first, so that what takes its place claims nothing that is taken.
+        for name in sorted(changed, key=services.__contains__):
             self._plan(services, name, touched)
         written = self._apply(compare(self._wanted, self._state, touched))
         return self._result(False, written)
