@@ -23,13 +23,13 @@ class ProxyHealth:
     """Whether queued changes reach the kernel in time: unhealthy once one waits longer than `timeout_s`.
 
     Methods may be called from any thread. `node_eligible` is set false for a node that is going away: it
-    makes `/healthz` fail, so that load balancers turn away, but not `/livez`. So does `alone`, while another
-    mode's rules still stand beside ours.
+    makes `/healthz` fail, so that load balancers turn away, but not `/livez`. `settled` does the same while
+    it is false: until the first rules stand and another mode's are gone.
     """
 
     def __init__(self, timeout_s: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.node_eligible = True
-        self.alone = True
+        self.settled = True
         self._timeout_s = timeout_s
         self._clock = clock
         self._lock = threading.Lock()
@@ -56,7 +56,7 @@ class ProxyHealth:
 
     def healthz(self) -> Answer:
         """For load balancers: alive, and the node is there to stay."""
-        well = self.alive and self.node_eligible and self.alone
+        well = self.alive and self.node_eligible and self.settled
         return self._answer(well, {"nodeEligible": self.node_eligible})
 
     def livez(self) -> Answer:

@@ -88,7 +88,7 @@ class _Proxy:
         self._families = self._make_families(settings, node)
         watch(server, self._options.hostname, self._families, self._health)
         leftovers = modes_with_traces(self._options.mode, settings[0])
-        self._health.alone = not leftovers
+        self._health.settled = False
         for family in self._families:
             threading.Thread(target=self._sync_for_ever, args=(family,), daemon=True).start()
         self._families[0].synced.wait(_FIRST_SYNC_S)
@@ -125,15 +125,13 @@ class _Proxy:
 
     def _take_over(self, leftovers: Sequence[str], settings: Sequence[ProxySettings]) -> None:
         """Remove what other modes left, once our own rules stand, so that no connection falls between."""
-        if not leftovers:
-            return
         for family, each in zip(self._families, settings, strict=True):
             while not family.synced.wait(0.1):
                 if self._ended.is_set():
                     return
             for mode in leftovers:
                 clean_up(mode, each, active=self._options.mode)
-        self._health.alone = True
+        self._health.settled = True
 
     def _serve_http(self) -> None:
         from testbed.proxy.httpserver import Answer, HttpServer
