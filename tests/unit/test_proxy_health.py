@@ -167,7 +167,7 @@ def test_metrics_have_kube_proxys_names() -> None:
     metrics.synced(result, 0.25, 1000.0)
     metrics.changes(5, 6, 999.0)
     metrics.programmed(0.4)
-    metrics.restore_failed()
+    metrics.transaction_failed("iptables-legacy-restore")
     metrics.counted("healthz", lambda: Answer(503, b""))()
     found = samples(metrics)
     expected = {
