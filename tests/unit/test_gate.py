@@ -34,7 +34,7 @@ def a_run(
     costs: Mapping[str, float] = COSTS,
     *,
     twin: float = 0.0,
-    injected: float = 1_700.0,
+    injected: float = 2_600.0,
     identity: Identity | None = IDENTITY,
     rounds: int = 9,
 ) -> Run:
