@@ -111,7 +111,7 @@ def test_a_boot_that_stalls_is_given_up_and_told_with_its_console(
 ) -> None:
     pretend_qemu(tmp_path, "echo Waiting for root device; sleep 1000", monkeypatch)
     with pytest.raises(WaitTimeout, match="Waiting for root device"):
-        QemuKernel(boot_timeout_s=5).start(
+        QemuKernel(boot_timeout_s=15).start(
             Job("session_jobs:tour", clock="instructions", memory_mb=MEMORY_MB)
         )
 
