@@ -109,10 +109,11 @@ class IpvsProxier:
         written = self._create_sets()
         changes = compare(self._wanted, state, everything(self._wanted, state, own, self._set_names))
         written += self._write_members(changes.new_members, {})
-        self._iptables.restore(self._rules)
-        self._iptables.ensure_jumps(rules.JUMPS)
         changes.new_members = {}
         written += self._apply(changes) + sum(self._rule_counts.values())
+        # Last, as in kube-proxy: rules that iptables mode left serve until these take their place.
+        self._iptables.restore(self._rules)
+        self._iptables.ensure_jumps(rules.JUMPS)
         self._full_at_s = time.monotonic()
         return self._result(True, written)
 
