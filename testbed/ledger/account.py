@@ -20,7 +20,7 @@ import numpy as np
 
 from testbed.analysis.statistics import Interval, interval
 from testbed.errors import BadResults
-from testbed.ledger.calltree import Spent, durations, read_graph, within_block
+from testbed.ledger.calltree import Excerpt, connections, durations, read_graph, requests
 from testbed.ledger.phases import PHASES, phase_of
 from testbed.ledger.tracing import PROBED, Overhead
 
@@ -85,11 +85,11 @@ def draw_up(facts: Mapping[str, Any], read_trace: ReadTrace) -> Ledger:
     columns = []
     for (traffic, lane), blocks in _by_lane(facts["blocks"]).items():
         traced = traces.get((lane, traffic))
-        spent = None
+        excerpt = None
         if traced is not None and overhead is not None:
-            block = within_block(read_trace(traced["trace"]), traced["pids"][CLIENT])
-            spent = read_graph(block, overhead)
-        columns.append(_column(lane, traffic, blocks, traced, spent, overhead))
+            cut = connections if traffic == "new-connection" else requests
+            excerpt = cut(read_trace(traced["trace"]), traced["threads"][CLIENT][0])
+        columns.append(_column(lane, traffic, blocks, traced, excerpt, overhead))
     return Ledger(facts, tuple(columns), tuple(_units(facts)), overhead)
 
 
@@ -116,22 +116,21 @@ def _column(
     traffic: str,
     blocks: Sequence[Mapping[str, Any]],
     traced: Mapping[str, Any] | None,
-    spent: Spent | None,
+    excerpt: Excerpt | None,
     overhead: Overhead | None,
 ) -> Column:
     total = _per_request(blocks, lambda block: block["window_ns"])
     rows = {name: _per_request(blocks, partial(_used, name)).value for name in PROCESSES}
     calls, check, unread = 0.0, None, 0
-    if spent is not None and traced is not None and overhead is not None:
-        requests = traced["requests"]
-        kinds = {pid: _kind(name) for name, pid in traced["pids"].items()}
-        for pid, kind in kinds.items():
-            rows[kind] -= spent.within(pid) / requests
+    if excerpt is not None and excerpt.requests and traced is not None and overhead is not None:
+        spent = read_graph(excerpt.lines, overhead)
+        for name, threads in traced["threads"].items():
+            rows[_kind(name)] -= sum(map(spent.within, threads)) / excerpt.requests
         for (_, function), own in spent.own.items():
             phase = phase_of(function) or KERNEL
-            rows[phase] = rows.get(phase, 0.0) + own / requests
-        calls = spent.calls.total() / requests
-        check = traced["window_ns"] / requests - calls * overhead.per_call
+            rows[phase] = rows.get(phase, 0.0) + own / excerpt.requests
+        calls = spent.calls.total() / excerpt.requests
+        check = excerpt.window / excerpt.requests - calls * overhead.per_call
         unread = spent.unread
     order = (*PROCESSES, *PHASES, KERNEL)
     ordered = {name: rows[name] for name in order if rows.get(name)}

@@ -2,9 +2,9 @@
 
 Pure; owns the tracer's text. Must not know phases.
 
-    1)  python-123    |               |  __x64_sys_connect() {
-    1)  python-123    |   4.217 us    |    ip_local_out();
-    1)  python-123    | 21.904 us     |  } /* __x64_sys_connect */
+    83.551204 |   0)  python-123    |               |  __x64_sys_connect() {
+    83.551211 |   0)  python-123    |   4.217 us    |    ip_local_out();
+    83.551226 |   0)  python-123    | 21.904 us     |  } /* __x64_sys_connect */
 
 By the instruction clock 0.001 us is one instruction. On one CPU the tasks take turns, and each has a stack of
 its own. What began before the trace, or did not end in it, is left out.
@@ -14,18 +14,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from testbed.ledger.tracing import Overhead
 
 _LINE = re.compile(
-    r"^\s*\d+\)\s+(?P<task>.+?)-(?P<pid>\d+)\s+\|"
+    r"^\s*(?:(?P<at>\d+\.\d+) \|\s*)?\d+\)\s+.+?-(?P<pid>\d+)\s+\|"
     r"\s*(?:[$@*#!+]\s*)?(?:(?P<us>[\d.]+) us)?\s*\|\s*"
     r"(?:(?P<leaf>[\w.]+)(?: \[\w+\])?\(\);|(?P<enter>[\w.]+)(?: \[\w+\])?\(\) \{|(?P<leave>\}).*)$"
 )
-
-_FIRST, _OVER = "__x64_sys_socket", "__x64_sys_openat"
 
 
 @dataclass
@@ -72,20 +70,53 @@ def read_graph(lines: Iterable[str], overhead: Overhead) -> Spent:
     return spent
 
 
-def within_block(lines: Iterable[str], client: int) -> Iterator[str]:
-    """The lines of a trace that belong to the block itself.
+@dataclass(frozen=True)
+class Excerpt:
+    """The lines of a trace that belong to some requests, and all that was executed meanwhile."""
 
-    The tracer is on before the load process has been asked and until it has answered. Its client opens a
-    socket first, and opens files (the kernel's counters) only when the block is over.
+    lines: Sequence[str]
+    requests: int
+    window: float
+
+
+def connections(lines: Iterable[str], client: int) -> Excerpt:
+    """From the client's first socket to its last: so many connections less one.
+
+    The tracer is on before the load process has been asked and until it has answered.
     """
-    begun = False
-    for line in lines:
-        if f"-{client} " in line:
-            begun = begun or _FIRST in line
-            if begun and _OVER in line:
-                return
-        if begun:
-            yield line
+    kept = list(lines)
+    return _excerpt(kept, list(_begun(kept, client, "__x64_sys_socket")))
+
+
+def requests(lines: Iterable[str], client: int) -> Excerpt:
+    """From the first request after all connections were opened to the last one."""
+    kept = list(lines)
+    opened = list(_begun(kept, client, "__x64_sys_socket"))
+    sent = list(_begun(kept, client, "__x64_sys_sendto"))
+    # The first message on a connection asks who answers.
+    asked = [place for place in sent if opened and place > opened[-1]]
+    closing = next(_begun(kept, client, "__x64_sys_shutdown"), len(kept))
+    return _excerpt(kept, [place for place in asked[1:] if place < closing])
+
+
+def _begun(lines: Sequence[str], pid: int, function: str) -> Iterator[int]:
+    """The places where a thread calls a function."""
+    for place, line in enumerate(lines):
+        found = _LINE.match(line) if function in line else None
+        if found and int(found["pid"]) == pid and function in (found["enter"], found["leaf"]):
+            yield place
+
+
+def _excerpt(lines: Sequence[str], starts: Sequence[int]) -> Excerpt:
+    """From the first of these lines to just before the last, each of which begins a request."""
+    if len(starts) < 2:
+        return Excerpt((), 0, 0.0)
+    first, last = starts[0], starts[-1]
+    began, ended = (_LINE.match(lines[place]) for place in (first, last))
+    assert began is not None
+    assert ended is not None
+    window = (float(ended["at"] or 0) - float(began["at"] or 0)) * 1e9
+    return Excerpt(lines[first:last], len(starts) - 1, window)
 
 
 def durations(lines: Iterable[str], function: str) -> list[float]:
@@ -99,4 +130,4 @@ def durations(lines: Iterable[str], function: str) -> list[float]:
 
 def _is_event(line: str) -> bool:
     """Whether a line should have been readable: not a heading, a change of task or a border."""
-    return bool(re.match(r"^\s*\d+\)", line)) and not ("=>" in line or "==" in line)
+    return bool(re.match(r"^\s*(?:\d+\.\d+ \|\s*)?\d+\)", line)) and not ("=>" in line or "==" in line)

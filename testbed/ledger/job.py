@@ -181,7 +181,10 @@ def _trace(desk: _Desk, lanes: Sequence[Lane], traffic: Sequence[str]) -> None:
                     "lane": lane.name,
                     "traffic": kind,
                     "trace": path.name,
-                    "pids": {"client": desk.load.pid, **lane.cluster.pids()},
+                    "threads": {
+                        name: sorted(int(path.name) for path in Path(f"/proc/{pid}/task").iterdir())
+                        for name, pid in {"client": desk.load.pid, **lane.cluster.pids()}.items()
+                    },
                     **_facts(result),
                 }
             )

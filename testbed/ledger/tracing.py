@@ -24,6 +24,7 @@ PROBED = "__x64_sys_getpgid"
 
 _REPEAT = 400
 _OPTIONS = {
+    "funcgraph-abstime": "1",
     "funcgraph-proc": "1",
     "funcgraph-tail": "1",
     "funcgraph-overhead": "0",
@@ -64,10 +65,7 @@ class Tracer:
         self._write("buffer_size_kb", str(BUFFER_KB))
         self._write("set_ftrace_filter", "")
         self.absent = tuple(self._add(functions))
-        self._write("current_tracer", _GRAPH)
-        for option, value in _OPTIONS.items():
-            with suppress(FileNotFoundError):
-                self._write(f"options/{option}", value)
+        self._start()
 
     @contextmanager
     def on(self) -> Iterator[None]:
@@ -85,9 +83,24 @@ class Tracer:
             while part := source.read(1 << 20):
                 target.write(part)
 
+    @contextmanager
+    def away(self) -> Iterator[None]:
+        """No function is hooked while the block lasts: hooks cost something even if nothing is recorded."""
+        self._write("current_tracer", "nop")
+        try:
+            yield
+        finally:
+            self._start()
+
     def close(self) -> None:
         self._write("current_tracer", "nop")
         self._write("set_ftrace_filter", "")
+
+    def _start(self) -> None:
+        self._write("current_tracer", _GRAPH)
+        for option, value in _OPTIONS.items():
+            with suppress(FileNotFoundError):
+                self._write(f"options/{option}", value)
 
     def _add(self, functions: Iterable[str]) -> Iterator[str]:
         """Add functions to the filter; the names that are not there.
@@ -122,7 +135,8 @@ def calibrate(tracer: Tracer, directory: Path) -> tuple[float, Path]:
 
     The trace's durations say how much of it falls within the call itself.
     """
-    plain = _per_call()
+    with tracer.away():
+        plain = _per_call()
     with tracer.on():
         traced = _per_call()
     path = directory / "trace-calibration.txt"

@@ -13,7 +13,7 @@ from testbed.cli import main
 from testbed.errors import BadResults
 from testbed.ledger import render
 from testbed.ledger.account import UNACCOUNTED, Ledger, draw_up
-from testbed.ledger.calltree import durations, read_graph, within_block
+from testbed.ledger.calltree import connections, durations, read_graph, requests
 from testbed.ledger.phases import PHASES, phase_of
 from testbed.ledger.tracing import Overhead
 
@@ -76,10 +76,30 @@ def test_a_call_that_began_before_the_trace_is_left_out() -> None:
     assert dict(read_graph(lines, FREE).own) == {(21, "ip_rcv"): 2_000}
 
 
-def test_what_was_traced_around_a_block_is_left_out() -> None:
-    lines = (BEFORE + SOCKET + GRAPH + AFTER).splitlines()
+def test_connections_are_counted_from_the_first_socket_to_the_last() -> None:
+    found = connections((BEFORE + socket_at(5.0) + GRAPH + socket_at(5.0002) + AFTER).splitlines(), 21)
 
-    assert list(within_block(lines, 21)) == (SOCKET + GRAPH).splitlines() + AFTER.splitlines()[:1]
+    assert found.lines == (socket_at(5.0) + GRAPH).splitlines()
+    assert found.requests == 1
+    assert found.window == pytest.approx(200_000)
+
+
+def test_requests_are_counted_once_all_connections_are_open_until_the_first_is_closed() -> None:
+    def call(at_s: float, name: str) -> str:
+        return f" {at_s:.6f} |   0)  python-21    |   0.500 us    |  __x64_sys_{name}();"
+
+    opening = [call(1.0, "socket"), call(1.1, "sendto"), call(1.2, "socket"), call(1.3, "sendto")]
+    asked = [call(2.0, "sendto"), call(2.1, "recvfrom"), call(2.2, "sendto"), call(2.3, "recvfrom")]
+    found = requests([*opening, *asked, call(2.4, "sendto"), call(2.5, "shutdown"), call(9.0, "sendto")], 21)
+
+    assert found.lines == asked
+    assert found.requests == 2
+    assert found.window == pytest.approx(4e8)
+
+
+def test_a_trace_of_less_than_two_connections_tells_nothing() -> None:
+    assert connections([], 21).requests == 0
+    assert requests(GRAPH.splitlines(), 21).requests == 0
 
 
 def test_a_line_that_cannot_be_read_is_counted() -> None:
@@ -123,7 +143,7 @@ def some_facts(**more: Any) -> dict[str, Any]:
         "lane": "direct",
         "traffic": "new-connection",
         "trace": "trace-direct.txt",
-        "pids": {"client": 21, "backend": 22},
+        "threads": {"client": [21], "backend": [22, 23]},
         "window_ns": 212_000,
         "requests": 1,
     }
@@ -139,19 +159,23 @@ def some_facts(**more: Any) -> dict[str, Any]:
 
 LANES = {"direct": 0, "userspace": 4_000_000}
 BEFORE = " 0)  python-21    |   9.000 us    |  __x64_sys_read();\n"
-SOCKET = " 0)  python-21    |   0.100 us    |  __x64_sys_socket();\n"
+
+
+def socket_at(at_s: float) -> str:
+    return f" {at_s:.6f} |   0)  python-21    |   0.100 us    |  __x64_sys_socket();\n"
+
+
+IN_BACKEND = " 0)  python-23    |   1.100 us    |  ip_rcv();\n"
 AFTER = """\
- 0)  python-22    |   1.100 us    |  ip_rcv();
  0)  python-21    |   7.000 us    |  __x64_sys_openat();
  0)  python-21    |   8.000 us    |  __x64_sys_read();
 """
+TRACE = BEFORE + socket_at(5.0) + GRAPH + IN_BACKEND + socket_at(5.000212) + AFTER
 CALIBRATION = " 0)  python-9     |   0.100 us    |  __x64_sys_getpgid();\n"
 
 
 def read_trace(name: str) -> Iterable[str]:
-    return {"trace-direct.txt": BEFORE + SOCKET + GRAPH + AFTER, "trace-calibration.txt": CALIBRATION}[
-        name
-    ].splitlines()
+    return {"trace-direct.txt": TRACE, "trace-calibration.txt": CALIBRATION}[name].splitlines()
 
 
 def drawn_up(**more: Any) -> Ledger:
@@ -179,7 +203,7 @@ def test_a_phase_takes_its_instructions_from_the_row_of_the_process_that_it_ran_
     assert direct.rows["backend"] == 100_000 - (3_000 - 100) - (1_100 - 100)
     assert direct.rows["IP and routing"] == (10_600 - 100 - 200) + (1_100 - 100)
     assert direct.calls == 7
-    assert direct.check == 212_000 - 7 * 300
+    assert direct.check == pytest.approx(212_000 - 7 * 300)
 
 
 def test_a_lane_without_a_trace_has_its_processes_whole() -> None:
