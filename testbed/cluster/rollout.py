@@ -6,6 +6,8 @@ deleted, and their successors read it. Must not know how pods are run.
 
 from __future__ import annotations
 
+from functools import partial
+
 from testbed.cluster.apiclient import STRATEGIC, Object
 from testbed.cluster.cluster import LiveCluster
 from testbed.cluster.kubeproxy import (
@@ -43,9 +45,7 @@ class KubeProxy:
 
     def mode(self) -> str:
         """The mode, or the name of the external proxy, that the API asks for. Raises UserError."""
-        template = self._api.get("DaemonSet", NAME, NAMESPACE)["spec"]["template"]
-        external = template["metadata"].get("annotations", {}).get(EXTERNAL_NOTE)
-        return external or mode_of(self._api.get("ConfigMap", NAME, NAMESPACE))
+        return self._external() or mode_of(self._api.get("ConfigMap", NAME, NAMESPACE))
 
     def switch_mode(self, mode: str, timeout_s: float = READY_TIMEOUT_S) -> None:
         """Take every node to `mode`, and wait until each has a ready proxy again; raises as `wait_ready`."""
@@ -61,7 +61,10 @@ class KubeProxy:
         self.wait_ready(timeout_s, without=old)
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S, without: frozenset[str] = frozenset()) -> None:
-        """Wait until every node has a ready pod, those with the uids `without` not counted.
+        """Wait until every node has a ready pod, those with the uids `without` not counted, and its rules.
+
+        A proxy says that it is well before it has written its first rules, and a connection that is opened in
+        between is never translated. What an external proxy measures is not known.
 
         Raises:
             ProcessDied: a proxy ended instead, with the end of its log.
@@ -70,6 +73,24 @@ class KubeProxy:
         for node in self._cluster.plan.nodes:
             what = f"kube-proxy of {node.name} to be ready"
             wait_until(lambda name=node.name: self._is_ready(name, without), what, timeout_s)  # type: ignore[misc]
+        if self._external() is None:
+            for node in self._cluster.plan.nodes:
+                what = f"the first rules of kube-proxy of {node.name}"
+                wait_until(partial(self._has_synced, node.name), what, timeout_s)
+
+    def _external(self) -> str | None:
+        """The name of the external proxy that the API asks for, if it does."""
+        template = self._api.get("DaemonSet", NAME, NAMESPACE)["spec"]["template"]
+        name: str | None = template["metadata"].get("annotations", {}).get(EXTERNAL_NOTE)
+        return name
+
+    def _has_synced(self, node: str) -> bool:
+        self._cluster.check_alive()
+        try:
+            metrics = self._cluster.proxy_metrics(node)
+        except OSError:
+            return False
+        return metrics.get("kubeproxy_sync_proxy_rules_last_timestamp_seconds", 0) > 0
 
     def _is_ready(self, node: str, without: frozenset[str]) -> bool:
         self._cluster.check_alive()
