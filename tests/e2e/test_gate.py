@@ -23,7 +23,7 @@ TIMEOUT_S = 1500
 """One boot takes 100 s on two idle processors, and many times that beside the other tests."""
 
 
-def testbed(*arguments: object, status: int) -> str:
+def command(*arguments: object, status: int) -> str:
     """Run the command from the repository, where the committed baseline is; its standard output."""
     done = subprocess.run(
         [sys.executable, "-m", "testbed", *map(str, arguments)],
@@ -58,7 +58,7 @@ def test_the_gate_holds_and_fails_on_ten_injected_rules(tmp_path: Path) -> None:
     run, junit, comment = tmp_path / "run", tmp_path / "gate.xml", tmp_path / "gate.md"
 
     verdict = json.loads(
-        testbed("gate", "--out", run, "--junit", junit, "--comment", comment, "--json", status=0)
+        command("gate", "--out", run, "--junit", junit, "--comment", comment, "--json", status=0)
     )
 
     assert state_of(verdict, "two plain lanes agree") == "passed"
@@ -74,14 +74,14 @@ def test_the_gate_holds_and_fails_on_ten_injected_rules(tmp_path: Path) -> None:
             assert "another identity" in comment.read_text()
             assert int(ElementTree.parse(junit).getroot().get("skipped", "0")) > 0
     if not verdict["compared"]:
-        testbed("gate", "--run", run, "--require-gate", status=1)
+        command("gate", "--run", run, "--require-gate", status=1)
 
     # A baseline of this very machine, and plain iptables with ten rules more.
     kept = tmp_path / "kept"
-    testbed("baseline", "refresh", "--run", run, "--baseline", kept, "--why", "a trial", status=0)
-    testbed("gate", "--run", run, "--baseline", kept, "--require-gate", status=0)
+    command("baseline", "refresh", "--run", run, "--baseline", kept, "--why", "a trial", status=0)
+    command("gate", "--run", run, "--baseline", kept, "--require-gate", status=0)
     spoilt = without_injected(run, tmp_path / "spoilt")
-    found = json.loads(testbed("gate", "--run", spoilt, "--baseline", kept, "--json", status=1))
+    found = json.loads(command("gate", "--run", spoilt, "--baseline", kept, "--json", status=1))
     assert state_of(found, "iptables costs what it did") == "failed"
     assert state_of(found, "ipvs costs what it did") == "passed"
     assert state_of(found, "two plain lanes agree") == "failed"
