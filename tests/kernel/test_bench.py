@@ -146,7 +146,8 @@ def test_interference_is_measured_alone_and_together(tmp_path: Path) -> None:
 def test_udp_is_measured_over_the_udp_port(tmp_path: Path) -> None:
     run, _ = measured(tmp_path, a_topology(services=[1], traffic=["udp"], modes=["iptables"]))
 
-    assert all(block.requests > 3 for block in run.blocks)
+    assert all(block.requests for block in run.blocks)
+    assert {block.status for block in run.blocks} == {"ok"}
 
 
 def test_raw_samples_of_all_blocks_are_kept(tmp_path: Path) -> None:
