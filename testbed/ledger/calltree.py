@@ -25,6 +25,8 @@ _LINE = re.compile(
     r"(?:(?P<leaf>[\w.]+)(?: \[\w+\])?\(\);|(?P<enter>[\w.]+)(?: \[\w+\])?\(\) \{|(?P<leave>\}).*)$"
 )
 
+_CLOSING = ("__x64_sys_close", "__x64_sys_shutdown")
+
 
 @dataclass
 class Spent:
@@ -93,10 +95,13 @@ def requests(lines: Iterable[str], client: int) -> Excerpt:
     kept = list(lines)
     opened = list(_begun(kept, client, "__x64_sys_socket"))
     sent = list(_begun(kept, client, "__x64_sys_sendto"))
-    # The first message on a connection asks who answers.
-    asked = [place for place in sent if opened and place > opened[-1]]
-    closing = next(_begun(kept, client, "__x64_sys_shutdown"), len(kept))
-    return _excerpt(kept, [place for place in asked[1:] if place < closing])
+    # The first message on a connection asks who answers; after the first close the block is reported.
+    after = opened[-1] if opened else len(kept)
+    closing = min(
+        (place for name in _CLOSING for place in _begun(kept, client, name) if place > after),
+        default=len(kept),
+    )
+    return _excerpt(kept, [place for place in sent if after < place < closing][1:])
 
 
 def _begun(lines: Sequence[str], pid: int, function: str) -> Iterator[int]:
