@@ -19,7 +19,7 @@ Level = Literal["kernel_path", "full"]
 CALIBRATION = "calibration "
 """Prefix of the facts that are counts of instructions: equal if they differ by no more than `TOLERANCE`."""
 
-TOLERANCE = 0.01
+TOLERANCE = 0.03
 
 
 @dataclass(frozen=True)
