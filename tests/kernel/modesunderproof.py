@@ -135,6 +135,13 @@ def _params(*left_out: str) -> Iterator[ParameterSet]:
 
 MODES = list(_params())
 """Parameters of tests: each mode on the host's kernel, and in the guest."""
+ONCE = [
+    pytest.param(*param.values, id=param.id, marks=(*param.marks, pytest.mark.validate))
+    if str(param.id).endswith("-in-guest") and param.values[0].name != "ipvs"
+    else param
+    for param in MODES
+]
+"""The same for what takes minutes in a guest: `make validate` alone asks it there, of modes the host has."""
 IN_KERNEL = list(_params("userspace"))
 """The same without the mode whose connections end with the proxy's process."""
 
