@@ -28,6 +28,9 @@ CLIENT, BACKEND, PROXY, OTHER = "client", "backend", "proxy process", "other pro
 PROCESSES = (CLIENT, BACKEND, PROXY, OTHER)
 KERNEL = "kernel, not told apart"
 UNACCOUNTED = "unaccounted for"
+_ORDER = ("direct", "userspace", "iptables", "ipvs", "nftables")
+"""In which people list the modes."""
+
 
 ReadTrace = Callable[[str], Iterable[str]]
 
@@ -90,6 +93,7 @@ def draw_up(facts: Mapping[str, Any], read_trace: ReadTrace) -> Ledger:
             cut = connections if traffic == "new-connection" else requests
             excerpt = cut(read_trace(traced["trace"]), traced["threads"][CLIENT][0])
         columns.append(_column(lane, traffic, blocks, traced, excerpt, overhead))
+    columns.sort(key=lambda column: _ORDER.index(column.lane) if column.lane in _ORDER else len(_ORDER))
     return Ledger(facts, tuple(columns), tuple(_units(facts)), overhead)
 
 
