@@ -30,9 +30,10 @@ def answers_ok(port: int, path: str) -> bool:
         connection.request("GET", path)
         response = connection.getresponse()
         response.read()  # closing with something unread would look like a broken client to the proxy
-        return response.status == http.client.OK
     except (OSError, http.client.HTTPException):
         return False
+    else:
+        return response.status == http.client.OK
     finally:
         connection.close()
 
