@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -90,8 +91,9 @@ def handler(api: Path) -> type[BaseHTTPRequestHandler]:
             self.send_response(response.status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            while data := response.read1(65536):
-                self.wfile.write(data)
+            with suppress(http.client.IncompleteRead, BrokenPipeError):  # a watch that the control plane's end cuts off
+                while data := response.read1(65536):
+                    self.wfile.write(data)
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
