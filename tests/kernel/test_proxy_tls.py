@@ -91,7 +91,8 @@ def handler(api: Path) -> type[BaseHTTPRequestHandler]:
             self.send_response(response.status)
             self.send_header("Content-Type", "application/json")
             self.end_headers()
-            with suppress(http.client.IncompleteRead, BrokenPipeError):  # a watch that the control plane's end cuts off
+            # A watch ends as the control plane does.
+            with suppress(http.client.IncompleteRead, BrokenPipeError):
                 while data := response.read1(65536):
                     self.wfile.write(data)
 
