@@ -55,11 +55,11 @@ def test_the_run_is_complete_and_no_block_idled(run: Run) -> None:
     assert all(block.idle_ns is not None and block.timer_interrupts is not None for block in run.blocks)
 
 
-def test_identical_lanes_agree_within_a_fifth_of_a_percent(run: Run) -> None:
+def test_identical_lanes_agree_within_half_a_percent(run: Run) -> None:
     for services in (1, 100):
         lanes = [effect(run, lane, services) for lane in ("iptables", "iptables-twin")]
         one, other = (lane["first_byte_kinstr"]["value"] for lane in lanes)
-        assert abs(one / other - 1) < 0.002
+        assert abs(one / other - 1) < 0.005
 
 
 def test_a_hundred_services_cost_iptables_rules_and_ipvs_nothing(run: Run) -> None:

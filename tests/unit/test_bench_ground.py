@@ -51,7 +51,7 @@ def test_an_unlucky_lane_is_built_again_until_it_costs_what_the_luckiest_does() 
 
 
 def test_a_luckier_lane_moves_the_ground_for_all() -> None:
-    place = Place(direct=[52_080, 52_001], iptables=[52_180, 52_000])
+    place = Place(direct=[52_100, 52_001], iptables=[52_200, 52_000])
 
     assert place.level().costs_ns == {"direct": 52_001, "iptables": 52_000}
 
