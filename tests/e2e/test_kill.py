@@ -101,6 +101,14 @@ class Victim:
         return False
 
 
+@pytest.fixture(autouse=True)
+def _interrupts_are_heard() -> Iterator[None]:
+    """Children inherit an ignored SIGINT, as a shell gives it to what it starts in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 @pytest.mark.parametrize("kernel", [*KERNELS, pytest.param("qemu", marks=pytest.mark.validate)])
 def test_nothing_stays_whenever_the_launcher_is_killed(kernel: str, number: int, tmp_path: Path) -> None:
