@@ -21,8 +21,8 @@ class KernelEffect:
     """One lane under two kernels, `before` the one that was named first.
 
     A mode's cost is over the direct lane of the same boot; the direct lane's is its time to first byte.
-    `resolvable` says whether the difference is larger than the larger of both kernels' smallest visible
-    effects; None without twins.
+    `resolvable` says whether the difference is larger than the sum of both kernels' smallest visible effects:
+    each boot has luck of its own, which rounds of one boot cannot show. None without twins.
     """
 
     cell: CellKey
@@ -60,7 +60,7 @@ def _effect(cell: Cell, other: Cell, lane: str) -> KernelEffect:
         before=statistics.interval(before),
         after=statistics.interval(after),
         difference=difference,
-        resolvable=statistics.resolvable(difference, max(visible)) if len(visible) == len(pairs) else None,
+        resolvable=statistics.resolvable(difference, sum(visible)) if len(visible) == len(pairs) else None,
     )
 
 
