@@ -7,6 +7,7 @@ deleted, and their successors read it. Must not know how pods are run.
 from __future__ import annotations
 
 from functools import partial
+from http import HTTPStatus
 
 from testbed.cluster.apiclient import STRATEGIC, Object
 from testbed.cluster.cluster import LiveCluster
@@ -23,7 +24,7 @@ from testbed.cluster.kubeproxy import (
 )
 from testbed.cluster.podlogs import last_lines, read_log
 from testbed.cluster.proxies import ProxyOptions
-from testbed.errors import ProcessDied
+from testbed.errors import ApiError, ProcessDied
 from testbed.net.wait import wait_until
 
 # A proxy that ends is told at once; one that is slow, in an emulated machine beside other work, gets time.
@@ -57,7 +58,7 @@ class KubeProxy:
             self._change_program(run)
         for pod in self._pods():
             if pod["metadata"]["uid"] in old:
-                self._api.delete("Pod", pod["metadata"]["name"], NAMESPACE)
+                self._delete(pod["metadata"]["name"])
         self.wait_ready(timeout_s, without=old)
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S, without: frozenset[str] = frozenset()) -> None:
@@ -77,6 +78,13 @@ class KubeProxy:
             for node in self._cluster.plan.nodes:
                 what = f"the first rules of kube-proxy of {node.name}"
                 wait_until(partial(self._has_synced, node.name), what, timeout_s)
+
+    def _delete(self, pod: str) -> None:
+        try:
+            self._api.delete("Pod", pod, NAMESPACE)
+        except ApiError as error:
+            if error.code != HTTPStatus.NOT_FOUND:  # a DaemonSet that changed deletes its pods, too
+                raise
 
     def _external(self) -> str | None:
         """The name of the external proxy that the API asks for, if it does."""
