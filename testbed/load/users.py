@@ -13,6 +13,7 @@ import random
 import socket
 import struct
 from _socket import socket as BlockingSocket  # noqa: N812 - the C class that gevent leaves alone
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from time import perf_counter_ns
@@ -100,9 +101,9 @@ class BlockUser(User):  # type: ignore[misc]
 
     tasks = [take_part]  # noqa: RUF012 - Locust's way to say it
 
+    @abstractmethod
     def play(self, turn: Turn) -> None:
         """Make requests until the turn ends; every kind of user has its own way."""
-        raise NotImplementedError
 
 
 class NewConnectionUser(BlockUser):

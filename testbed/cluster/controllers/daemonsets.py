@@ -6,13 +6,13 @@ does: running it is the lab's business.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 import orjson
 
+from testbed.cluster.controllers.podtemplate import pod_from
 from testbed.cluster.controllers.quantities import share
 from testbed.cluster.mint import Mint, hash_suffix
 from testbed.cluster.removal import Removal
@@ -148,27 +148,17 @@ class DaemonSetController:
 
     def _pod_of(self, daemons: _DaemonSet, node: str) -> Object:
         namespace, name = daemons.key
-        template = copy.deepcopy(daemons.template)
-        metadata = template["metadata"]
-        stem = f"{name}-"
-        while self._store.find(PODS, namespace, pod_name := stem + self._mint.suffix()):
-            continue
-        return {
-            "kind": "Pod",
-            "apiVersion": "v1",
-            "metadata": {
-                **{field: metadata[field] for field in ("annotations",) if field in metadata},
-                "name": pod_name,
-                "generateName": stem,
-                "namespace": namespace,
-                "uid": self._mint.uid(),
-                "creationTimestamp": self._mint.now(),
-                "labels": {**metadata.get("labels", {}), HASH: daemons.hash},
-                "ownerReferences": [_reference(daemons)],
-            },
-            "spec": {**template["spec"], "nodeName": node},
-            "status": {"phase": "Pending"},
-        }
+        pod = pod_from(
+            daemons.template,
+            namespace=namespace,
+            stem=f"{name}-",
+            labels={HASH: daemons.hash},
+            owner=_reference(daemons),
+            store=self._store,
+            mint=self._mint,
+        )
+        pod["spec"]["nodeName"] = node
+        return pod
 
     def _write_status(self, daemons: _DaemonSet, wanted: list[str]) -> None:
         obj = self._store.get(DAEMONSETS, *daemons.key).parsed()

@@ -6,7 +6,6 @@ describes is the lab's business.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import orjson
 
 from testbed.cluster import selectors
+from testbed.cluster.controllers.podtemplate import pod_from
 from testbed.cluster.controllers.quantities import share
 from testbed.cluster.controllers.scheduling import Scheduler
 from testbed.cluster.mint import Mint, hash_suffix
@@ -148,27 +148,15 @@ class DeploymentController:
 
     def _pod_of(self, deployment: _Deployment) -> Object:
         namespace, name = deployment.key
-        template = copy.deepcopy(deployment.template)
-        metadata = template["metadata"]
-        stem = f"{name}-{deployment.hash}-"
-        while self._store.find(PODS, namespace, pod_name := stem + self._mint.suffix()):
-            continue
-        return {
-            "kind": "Pod",
-            "apiVersion": "v1",
-            "metadata": {
-                **{field: metadata[field] for field in ("annotations",) if field in metadata},
-                "name": pod_name,
-                "generateName": stem,
-                "namespace": namespace,
-                "uid": self._mint.uid(),
-                "creationTimestamp": self._mint.now(),
-                "labels": {**metadata.get("labels", {}), HASH: deployment.hash},
-                "ownerReferences": [_reference(deployment)],
-            },
-            "spec": template["spec"],
-            "status": {"phase": "Pending"},
-        }
+        return pod_from(
+            deployment.template,
+            namespace=namespace,
+            stem=f"{name}-{deployment.hash}-",
+            labels={HASH: deployment.hash},
+            owner=_reference(deployment),
+            store=self._store,
+            mint=self._mint,
+        )
 
     def _delete(self, pods: Iterable[_Pod]) -> None:
         for pod in pods:
